@@ -1,0 +1,52 @@
+# Each target sets up what it needs, once. Only Python 3.10 to 3.13, make and a package registry have to be there.
+PYTHON ?= python3
+UV := 0.13.9
+AS_OF := 2026-05-24# the day after sglang 0.5.12.post1: its unpinned dependencies have moved on since
+
+BIN := .venv/bin
+WHOLE := .venv/.whole# touched last: without it the environment is not taken for a whole one
+UNFINISHED := .venv/.unfinished
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes \
+	--custom-compile-command 'make lock'
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lock readme clean
+
+help: ## print this
+	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 10
+
+setup: $(WHOLE) ## make .venv with everything that is locked
+
+demo: $(WHOLE) ## see sglang 0.5.12.post1 die of one image with n = 2, then see it answer with the fix
+	$(BIN)/python repro/crash.py
+	$(BIN)/python fixed/crash.py
+
+test: $(WHOLE) ## prove both, on the real engine
+	$(BIN)/ruff check
+	$(BIN)/python -m pytest
+
+readme: $(WHOLE) ## write the commands' true output into README.md
+	$(BIN)/python scripts/readme.py
+
+lock: $(BIN)/uv ## resolve requirements/*.in again
+	cd requirements && ../$(COMPILE) --exclude-newer $(AS_OF) --excludes cpu.without cpu.in -o cpu.lock
+	cd requirements && ../$(COMPILE) -c cpu.lock tools.in -o tools.lock
+	cd requirements && ../$(COMPILE) --exclude-newer $(AS_OF) gpu.in -o gpu.lock
+
+clean: ## remove .venv and what the tools leave
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis *.egg-info
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+$(BIN)/uv:
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 14) and "Python 3.10 to 3.13 is needed, not " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV)
+
+# A set-up that was interrupted is resumed: whatever it may have half written is written again from uv's cache.
+$(WHOLE): $(BIN)/uv requirements/cpu.lock requirements/tools.lock pyproject.toml
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes \
+		$$(test -e $(UNFINISHED) && echo --reinstall) $$(touch $(UNFINISHED)) -r requirements/cpu.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes \
+		-r requirements/tools.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@rm $(UNFINISHED) && touch $@

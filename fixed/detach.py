@@ -1,0 +1,147 @@
+"""The fix of #24231, at the two expansion points, through one helper.
+
+Upstream copies `mm_inputs` and its items twice, inline; its reviewer asked for one helper instead, and this is it.
+`apply()` gives the running process a rewritten `TokenizerManager._handle_batch_request`: the installed function, in
+which both `copy.copy(tokenized_objs[i])` stand inside `detach(...)`. Nothing on disk is changed, no line is moved,
+so tracebacks and debuggers still point at upstream's lines.
+
+`python -m fixed.detach --diff` prints the rewriting as a unified diff.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import copy
+import difflib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from repro.lab.verdict import Refused
+
+MODULE = "sglang.srt.managers.tokenizer_manager"
+FUNCTION = "_handle_batch_request"
+COPIED = "tokenized_objs"
+
+
+def detach(request: Any) -> Any:
+    """Return `request` (a `TokenizedGenerateReqInput`), which now owns its `mm_inputs`, its list of items and its
+    items; the features themselves, megabytes of pixels, are still shared. Stands for the lines that #24231 added to
+    `_handle_batch_request` (tokenizer_manager.py, 0.5.13)."""
+    if getattr(request, "mm_inputs", None):
+        request.mm_inputs = copy.copy(request.mm_inputs)
+        request.mm_inputs.mm_items = [copy.copy(item) for item in request.mm_inputs.mm_items]
+    return request
+
+
+def apply(helper: Callable[[Any], Any] = detach) -> None:
+    """Fix this process: from now on `helper` is applied to every request copied at an expansion point.
+
+    Raises Refused if the installed release has not exactly two expansion points that share their items.
+    """
+    module = importlib.import_module(MODULE)
+    path = Path(module.__file__)
+    function = find_function(rewritten(path.read_text(), str(path)))
+    namespace = vars(module)  # the rewritten function lives where the installed one does, with one name more
+    namespace[detach.__name__] = helper
+    made: dict[str, Any] = {}
+    exec(compile(ast.Module([function], []), str(path), "exec"), namespace, made)
+    setattr(module.TokenizerManager, FUNCTION, made[FUNCTION])
+
+
+def rewritten(source: str, path: str) -> str:
+    """`source`, a release's tokenizer_manager.py, with `detach(...)` around the copy at both expansion points.
+
+    Raises Refused, naming `path`, if there are not exactly two.
+    """
+    points = expansion_points(source)
+    if len(points) != 2:
+        raise Refused(
+            f"{path} has {len(points)} expansion points that share their items, not 2: this release is already fixed, "
+            "or has no parallel sampling; the fix is for 0.5.9 to 0.5.12.post1"
+        )
+    lines = source.splitlines(keepends=True)
+    for copied in points:  # one line each, so columns of one do not move those of the other
+        line = lines[copied.lineno - 1]
+        before, call, after = line[: copied.col_offset], line[copied.col_offset : copied.end_col_offset], line[copied.end_col_offset :]
+        lines[copied.lineno - 1] = f"{before}{detach.__name__}({call}){after}"
+    return "".join(lines)
+
+
+def expansion_points(source: str) -> list[ast.Call]:
+    """The calls `copy.copy(tokenized_objs[i])` in `_handle_batch_request` after which the copy's `mm_inputs` are
+    left as they are, that is, shared with the source request."""
+    function = find_function(source)
+    if function is None:
+        return []
+    blocks = [node.body for node in ast.walk(function) if isinstance(node, ast.For)]
+    return [
+        statement.value
+        for block in blocks
+        for statement in block
+        if isinstance(statement, ast.Assign) and _copies_a_request(statement.value) and not _detaches(block)
+    ]
+
+
+def find_function(source: str) -> ast.AsyncFunctionDef | None:
+    """The definition of `_handle_batch_request` in `source`, with its line numbers, or None."""
+    definitions = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.AsyncFunctionDef))
+    return next((node for node in definitions if node.name == FUNCTION), None)
+
+
+def installed() -> Path:
+    """The installed tokenizer_manager.py, found without importing sglang. Raises Refused if there is none."""
+    spec = importlib.util.find_spec("sglang")
+    if spec is None:
+        raise Refused(f"{sys.executable} has no sglang: run `make demo`, or use .venv/bin/python")
+    return Path(spec.submodule_search_locations[0], *MODULE.split(".")[1:]).with_suffix(".py")
+
+
+def diff(path: Path) -> str:
+    """The unified diff between the `_handle_batch_request` in the file at `path` and the rewritten one."""
+    source = path.read_text()
+    shown = "/".join(path.parts[-4:])
+    before, after = source.splitlines(keepends=True), rewritten(source, str(path)).splitlines(keepends=True)
+    return "".join(difflib.unified_diff(before, after, f"installed/{shown}", f"rewritten/{shown}", n=1))
+
+
+def main() -> int:
+    """The command line: `python -m fixed.detach --diff`."""
+    parser = argparse.ArgumentParser(prog="python -m fixed.detach", description="The fix of #24231 in one helper.")
+    parser.add_argument("--diff", action="store_true", required=True, help="print what the fix changes")
+    parser.parse_args()
+    try:
+        print(diff(installed()), end="")
+    except Refused as refusal:
+        print(f"fixed.detach: {refusal}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _copies_a_request(value: ast.expr) -> bool:
+    """Whether `value` is `copy.copy(tokenized_objs[...])`."""
+    return (
+        isinstance(value, ast.Call)
+        and ast.unparse(value.func) == "copy.copy"
+        and isinstance(value.args[0], ast.Subscript)
+        and ast.unparse(value.args[0].value) == COPIED
+    )
+
+
+def _detaches(block: list[ast.stmt]) -> bool:
+    """Whether anything in `block` assigns to some request's `mm_inputs`, as upstream's own fix does."""
+    return any(
+        isinstance(target, ast.Attribute) and target.attr == "mm_inputs"
+        for statement in block
+        for node in ast.walk(statement)
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Makes the crash happen. Nothing in here imports `fixed`."""

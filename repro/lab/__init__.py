@@ -1,0 +1,1 @@
+"""The bench that both sides, `repro` and `fixed`, stand on."""

@@ -1,0 +1,48 @@
+"""The main module of the process that hosts an engine, and of every process that sglang spawns from it.
+
+`python -m repro.lab.child FILE FUNCTION` reads the scene's arguments (JSON) from standard input and calls
+FUNCTION of FILE with them. multiprocessing's `spawn` imports this module again in the scheduler and in the
+detokenizer, so the recorder and the stand-in are in place there too, before anything of sglang is.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import sys
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+
+from repro.lab import kernel_standin, recorder
+from repro.lab.verdict import Refused
+
+if os.environ.get(recorder.EVENTS_FILE):
+    recorder.install()
+    if os.environ.get("SGLANG_USE_CPU_ENGINE") == "1":
+        kernel_standin.install_if_missing()
+
+
+def main(file: str, function: str) -> int:
+    """Run the scene; note its answers, or why it was refused. Any other exception is left to Python to print."""
+    arguments = Namespace(**json.load(sys.stdin))
+    try:
+        answers = load(Path(file), function)(arguments)
+    except Refused as refusal:
+        recorder.note("refused", error=str(refusal))
+        return 2
+    recorder.note("answers", answers=answers)
+    return 0
+
+
+def load(file: Path, function: str) -> Callable[[Namespace], object]:
+    """FUNCTION of FILE, imported under a name that is not `__main__`, so that its own main does not run."""
+    spec = importlib.util.spec_from_file_location(f"scene_{file.parent.name}_{file.stem}", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return getattr(module, function)
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,63 @@
+"""A stand-in for `sgl_kernel`, which has only CUDA builds and which sglang imports on every machine.
+
+It imports, and it raises when anything of it is called: a run that would need a kernel cannot pass by accident.
+sglang's own CPU unit tests stub the package in the same way.
+"""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import sys
+from types import ModuleType
+
+PACKAGE = "sgl_kernel"
+
+
+def install_if_missing() -> bool:
+    """Put the stand-in in place if the real package cannot be imported; return whether it was put there."""
+    if importlib.util.find_spec(PACKAGE) is not None:
+        try:
+            importlib.import_module(PACKAGE)
+            return False
+        except Exception:  # installed, but without the CUDA libraries that it links to
+            for name in [name for name in sys.modules if name.partition(".")[0] == PACKAGE]:
+                del sys.modules[name]
+    sys.meta_path.insert(0, _Finder())
+    return True
+
+
+class _MissingKernel:
+    """Anything that is looked up in the stand-in: it can be passed around, but not called."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, attribute: str) -> _MissingKernel:
+        if attribute.startswith("__"):
+            raise AttributeError(attribute)
+        return _MissingKernel(f"{self._name}.{attribute}")
+
+    def __call__(self, *arguments: object, **named: object) -> None:
+        raise RuntimeError(f"{self._name} was called, but sgl_kernel cannot be imported here: this is its stand-in")
+
+
+class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Finds `sgl_kernel` and whatever is imported from below it."""
+
+    def find_spec(self, fullname, path=None, target=None):
+        if fullname.partition(".")[0] == PACKAGE:
+            return importlib.machinery.ModuleSpec(fullname, self, is_package=True)
+        return None
+
+    def create_module(self, spec):
+        return None
+
+    def exec_module(self, module: ModuleType) -> None:
+        def missing(attribute: str) -> _MissingKernel:
+            if attribute.startswith("__"):
+                raise AttributeError(attribute)
+            return _MissingKernel(f"{module.__name__}.{attribute}")
+
+        module.__getattr__ = missing

@@ -1,0 +1,249 @@
+"""Watches over one child whose whole process tree may die, hang or be abandoned, and cleans up after it.
+
+The warden is a small process between a script and the engine. It leads a session of its own, so neither Ctrl-C
+nor sglang's killing of its own tree reaches it; it is the tree's subreaper, so every orphan becomes its child; and
+it holds one end of a pipe to the script, so it learns at once when the script is gone, even by SIGKILL. Then, as
+after any other end, it kills what is left, unlinks the names that this run created, and removes the run's folder.
+
+It reads a `Task` (one JSON line) from standard input and writes JSON lines to standard output: a line for each
+phase of the child, and a last one, the `Report`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+SHM = Path("/dev/shm")
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+GRACE = 3.0  # seconds for the rest of a dying tree to go by itself
+TICK = 0.02
+
+
+@dataclass(frozen=True)
+class Task:
+    """What to run and for how long. `limits` maps `boot` and `generate` to seconds; `folder` is removed at the end."""
+
+    command: list[str]
+    given: str
+    environment: dict[str, str]
+    events: str
+    log: str
+    folder: str
+    limits: dict[str, float]
+
+
+@dataclass
+class Report:
+    """What was seen. `ended` is `exited`, `hung` or `abandoned`; `status` as `subprocess` gives it (-9: SIGKILL);
+    `seconds` maps each phase to its start, and `answers` and `exit` to when they came, counted from the child's start."""
+
+    ended: str
+    status: int | None = None
+    died: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    events: list[dict[str, Any]] = field(default_factory=list)
+    log: str = ""
+    segments: list[str] = field(default_factory=list)
+    processes: list[str] = field(default_factory=list)
+    remaining: list[str] = field(default_factory=list)
+
+
+def main() -> None:
+    """Run one task from standard input."""
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    line = bytearray()
+    while not line.endswith(b"\n"):
+        line += os.read(0, 1 << 20) or sys.exit()
+    report = Watch(Task(**json.loads(line))).run()
+    _say(report=asdict(report))
+
+
+class Watch:
+    """One task under way."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.report = Report(ended="")
+        self.titles: dict[int, str] = {}
+        self.statuses: dict[int, int] = {}
+        self.deadline = float("inf")
+        self.unread = 0
+
+    def run(self) -> Report:
+        """Start the child, follow it to its end, clean up, and return what was seen."""
+        try:
+            Path(self.task.events).touch()
+            self._start()
+            self._follow()
+            self._note_survivors(GRACE if self.report.ended == "exited" else 0.0)
+            self._kill()
+            self._collect()
+            self._sweep()
+        finally:
+            self._kill()
+            shutil.rmtree(self.task.folder, ignore_errors=True)
+        return self.report
+
+    def _start(self) -> None:
+        with open(self.task.log, "wb") as log:
+            self.began = time.monotonic()
+            self.deadline = self.began + self.task.limits["boot"]
+            child = subprocess.Popen(
+                self.task.command,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                env=self.task.environment,
+                start_new_session=True,
+                preexec_fn=_die_with_parent,
+            )
+        self.child = child.pid
+        self.popen = child  # kept: a Popen that is collected would reap the child behind our back
+        child.stdin.write(self.task.given.encode())
+        child.stdin.close()
+
+    def _follow(self) -> None:
+        while not self.report.ended:
+            self._read_events()
+            self._reap()
+            if self.child in self.statuses:
+                self.report.ended = "exited"
+            elif time.monotonic() > self.deadline:
+                self.report.ended = "hung"
+            elif select.select([0], [], [], TICK)[0] and not os.read(0, 1):
+                self.report.ended = "abandoned"
+        self.report.seconds["exit"] = time.monotonic() - self.began
+
+    def _read_events(self) -> None:
+        with open(self.task.events, "rb") as file:
+            file.seek(self.unread)
+            whole = file.read().rpartition(b"\n")[0]
+        if not whole:
+            return
+        self.unread += len(whole) + 1
+        for event in map(json.loads, whole.splitlines()):
+            self.report.events.append(event)
+            if event["what"] == "answers":
+                self.report.seconds["answers"] = event["at"] - self.began
+            elif event["what"] == "phase":
+                self.report.seconds[event["phase"]] = event["at"] - self.began
+                self.titles |= {process.pid: _title(process) for process in _descendants()}
+                if event["phase"] == "generate":
+                    self.deadline = event["at"] + self.task.limits["generate"]
+                _say(phase=event["phase"])
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if not pid:
+                return
+            self.statuses[pid] = os.waitstatus_to_exitcode(status)
+            if pid == self.child:
+                self.popen.returncode = self.statuses[pid]
+
+    def _note_survivors(self, grace: float) -> None:
+        until = time.monotonic() + grace
+        while (alive := _descendants()) and time.monotonic() < until:
+            self._reap()
+            time.sleep(TICK)
+        if self.report.ended == "exited":
+            self.report.processes = [f"{process.pid} {_title(process)}" for process in alive]
+
+    def _kill(self) -> None:
+        """Kill until nothing is left: a process may fork while its parent is being killed."""
+        until = time.monotonic() + 30
+        while (alive := _descendants()) and time.monotonic() < until:
+            for process in alive:
+                try:
+                    process.kill()
+                except psutil.NoSuchProcess:
+                    pass
+            time.sleep(TICK)
+            self._reap()
+        self.report.remaining = [f"{process.pid} {_title(process)}" for process in alive]
+
+    def _collect(self) -> None:
+        self._read_events()
+        self._reap()
+        self.report.status = self.statuses.get(self.child)
+        self.report.died = [
+            f"{_role(self.titles.get(pid, ''))} {_ending(status)}"
+            for pid, status in sorted(self.statuses.items())
+            if pid == self.child or "sglang::" in self.titles.get(pid, "")
+        ]
+        with open(self.task.log, "rb") as log:
+            log.seek(max(0, os.path.getsize(self.task.log) - (1 << 20)))
+            self.report.log = log.read().decode(errors="replace")
+
+    def _sweep(self) -> None:
+        """Unlink the names that this run created and that are still there; nothing else in /dev/shm is touched."""
+        created = [event for event in self.report.events if event["what"] in ("create", "semaphore")]
+        files = dict.fromkeys(_file_of(event) for event in created)
+        self.report.segments = [file.name for file in files if file.exists()]
+        for file in files:
+            file.unlink(missing_ok=True)
+        self.report.remaining += [file.name for file in files if file.exists()]
+
+
+def _file_of(event: dict[str, Any]) -> Path:
+    name = event["name"].removeprefix("/")
+    return SHM / (f"sem.{name}" if event["what"] == "semaphore" else name)
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def _descendants() -> list[psutil.Process]:
+    """Every living process below this one, orphans included (this process is their subreaper)."""
+    alive = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if process.status() != psutil.STATUS_ZOMBIE:
+                alive.append(process)
+        except psutil.NoSuchProcess:
+            pass
+    return alive
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline()).strip()[:120]
+    except psutil.NoSuchProcess:
+        return ""
+
+
+def _role(title: str) -> str:
+    return title.removeprefix("sglang::") if title.startswith("sglang::") else "tokenizer"
+
+
+def _ending(status: int) -> str:
+    return f"killed by {signal.Signals(-status).name}" if status < 0 else f"exited with {status}"
+
+
+def _say(**line: object) -> None:
+    try:
+        os.write(1, (json.dumps(line) + "\n").encode())
+    except OSError:  # the script is gone
+        pass
+
+
+if __name__ == "__main__":
+    main()
