@@ -66,9 +66,8 @@ def rewritten(source: str, path: str) -> str:
         )
     lines = source.splitlines(keepends=True)
     for copied in points:  # one line each, so columns of one do not move those of the other
-        line = lines[copied.lineno - 1]
-        before, call, after = line[: copied.col_offset], line[copied.col_offset : copied.end_col_offset], line[copied.end_col_offset :]
-        lines[copied.lineno - 1] = f"{before}{detach.__name__}({call}){after}"
+        line, start, end = lines[copied.lineno - 1], copied.col_offset, copied.end_col_offset
+        lines[copied.lineno - 1] = f"{line[:start]}{detach.__name__}({line[start:end]}){line[end:]}"
     return "".join(lines)
 
 

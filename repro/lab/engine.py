@@ -94,5 +94,8 @@ def _unused_models() -> list[str]:
     spec = importlib.util.find_spec("sglang")
     roots = spec.submodule_search_locations if spec else []
     return sorted(
-        module.stem for root in roots for module in Path(root, "srt", "models").glob("*.py") if module.stem not in TINY_NEEDS
+        module.stem
+        for root in roots
+        for module in Path(root, "srt", "models").glob("*.py")
+        if module.stem not in TINY_NEEDS
     )

@@ -98,7 +98,7 @@ def _verdict(report: Report, arguments: Namespace) -> Verdict:
         seconds=_seconds(report.seconds),
         leftovers=Leftovers(report.segments, report.processes, report.remaining),
         died=report.died,
-        events=[event for event in report.events if "name" in event],
+        events=[event for event in report.events if event["what"] not in ("phase", "answers", "refused")],
     )
     if "refused" in noted:
         verdict.outcome, verdict.message = "refused", noted["refused"]["error"]
@@ -109,7 +109,7 @@ def _verdict(report: Report, arguments: Namespace) -> Verdict:
     elif words := last_words.read(report.log):
         verdict.error, verdict.message, verdict.errno = words.error, words.message, words.errno
         verdict.segment, verdict.where = words.segment, words.where
-        verdict.frames = [frame.text for frame in words.frames if frame.file != recorder.__file__][-FRAMES:]
+        verdict.frames = [frame.text for frame in words.frames[-FRAMES:]]
     else:
         verdict.error = ", ".join(report.died)
     return verdict

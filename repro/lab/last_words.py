@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from repro.lab import recorder
+
 FRAME = re.compile(r'^ +File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function>\S+)$')
 ERROR = re.compile(r"^(?P<error>[A-Za-z_][\w.]*)(?:: (?P<message>.*))?$")
 START = "Traceback (most recent call last):"
@@ -22,7 +24,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class LastWords:
-    """The exception that ended a process, and how it got there (outermost frame first)."""
+    """The exception that ended a process, and how it got there (outermost frame first, the recorder's left out)."""
 
     error: str
     message: str
@@ -42,8 +44,8 @@ class LastWords:
 
     @property
     def where(self) -> str | None:
-        """The innermost frame of sglang (else of anything) as `file:line function`, or None."""
-        frames = [frame for frame in self.frames if "/sglang/" in frame.file] or self.frames
+        """The innermost frame outside `multiprocessing` as `file:line function`, or None."""
+        frames = [frame for frame in self.frames if "/multiprocessing/" not in frame.file]
         if not frames:
             return None
         return f"{frames[-1].file.rpartition('/')[2]}:{frames[-1].line} {frames[-1].function}"
@@ -65,7 +67,8 @@ def _parse(text: str) -> LastWords | None:
             last = frames[-1]
             frames[-1] = Frame(last.file, last.line, last.function, f"{last.text}\n{line}")
         elif error := ERROR.match(line):
-            return LastWords(error["error"], error["message"] or "", tuple(frames))
+            seen = tuple(frame for frame in frames if frame.file != recorder.__file__)
+            return LastWords(error["error"], error["message"] or "", seen)
         else:
             return None
     return None

@@ -11,7 +11,14 @@ from pathlib import Path
 
 from repro.lab.verdict import Refused
 
-PARTS = {"sglang": "sglang", "torch": "torch", "transformers": "transformers", "PIL": "pillow", "psutil": "psutil", "zmq": "pyzmq"}
+PARTS = {
+    "sglang": "sglang",
+    "torch": "torch",
+    "transformers": "transformers",
+    "PIL": "pillow",
+    "psutil": "psutil",
+    "zmq": "pyzmq",
+}
 SHM = Path("/dev/shm")
 SHM_NEEDED = 16 << 20  # bytes: some dozen features of the largest image that the tiny model takes
 
@@ -114,12 +121,16 @@ def release() -> str:
 def _require_hub(model: str) -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     from huggingface_hub import hf_hub_download
+    from huggingface_hub.utils import logging
+
+    logging.set_verbosity(logging.CRITICAL)
 
     try:
         hf_hub_download(model, "config.json")
-    except Exception as error:  # no network, no such model, no right to it: the library's own word says which
+    except Exception as error:  # no network, no such model, no right to it: the library's own word tells
         raise Refused(
-            f"cannot get {model} from the hub ({_one_line(error)}): give a model's folder, or `--model tiny`"
+            f"cannot get {model} from the hub ({_one_line(error)}): check the name and the network, "
+            "or give a model's folder, or `--model tiny`"
         ) from None
 
 

@@ -37,7 +37,7 @@ def _lines(verdict: Verdict, promise: Outcome) -> Iterator[str]:
     yield f"left       {_left(verdict)}"
     yield f"verdict    {_judged(verdict, promise)}"
     if verdict.release not in AFFECTED:
-        yield f"note       the crash is promised for {AFFECTED[0]} to {AFFECTED[-1]}; {verdict.release} is not one of them"
+        yield f"note       the promise was made for {AFFECTED[0]} to {AFFECTED[-1]}; this is {verdict.release}"
 
 
 def _happened(verdict: Verdict) -> str:
@@ -50,7 +50,7 @@ def _happened(verdict: Verdict) -> str:
 
 def _life(verdict: Verdict) -> Iterator[str]:
     for event in verdict.events:
-        if event["name"] == verdict.segment:
+        if event.get("name") == verdict.segment:
             yield f"{event['role']:<12} {event['what']:<12} {event.get('where', '')}"
 
 
@@ -58,7 +58,7 @@ def _names(verdict: Verdict) -> Iterator[str]:
     """One row a segment: what happened to it, in order."""
     segments = dict.fromkeys(event["name"] for event in verdict.events if event["what"] == "create")
     for name in segments:
-        yield f"{name}  {', '.join(event['what'] for event in verdict.events if event['name'] == name)}"
+        yield f"{name}  {', '.join(event['what'] for event in verdict.events if event.get('name') == name)}"
 
 
 def _took(verdict: Verdict) -> str:
@@ -69,10 +69,12 @@ def _took(verdict: Verdict) -> str:
 
 def _left(verdict: Verdict) -> str:
     left = verdict.leftovers
-    swept = left.segments + left.processes
     found = f"{_count(left.segments, 'name')} in /dev/shm, {_count(left.processes, 'process')}"
-    after = f"; still there: {', '.join(left.remaining)}" if left.remaining else "; swept, nothing remains" if swept else ""
-    gone = ""
+    after = gone = ""
+    if left.remaining:
+        after = f"; still there: {', '.join(left.remaining)}"
+    elif left.segments or left.processes:
+        after = "; swept, nothing remains"
     if verdict.segment and verdict.segment.removeprefix("/") not in left.segments:
         gone = f"{verdict.segment} is gone; "
     return gone + found + after

@@ -48,7 +48,7 @@ class Task:
 @dataclass
 class Report:
     """What was seen. `ended` is `exited`, `hung` or `abandoned`; `status` as `subprocess` gives it (-9: SIGKILL);
-    `seconds` maps each phase to its start, and `answers` and `exit` to when they came, counted from the child's start."""
+    `seconds` maps each phase to its start, `answers` and `exit` to when they came, from the child's start on."""
 
     ended: str
     status: int | None = None

@@ -1,0 +1,60 @@
+"""What the machine holds: processes, names in /dev/shm, and the commands of this repository."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+SHM = Path("/dev/shm")
+
+
+def names() -> set[str]:
+    """The names in /dev/shm."""
+    return set(os.listdir(SHM))
+
+
+def processes_of(folder: Path) -> list[int]:
+    """The living processes that belong to a run with its temporary files below `folder`: their environment says
+    so (a process whose title was changed keeps it)."""
+    mine = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and str(folder).encode() in (entry / "environ").read_bytes():
+                mine.append(int(entry.name))
+        except OSError:
+            pass
+    return mine
+
+
+def command(*words: object, folder: Path | None = None, python: str = sys.executable, **environment: str):
+    """Run a script or module of this repository to its end; text of stdout and stderr, and the exit status.
+    `folder` is where the run puts its temporary files."""
+    return subprocess.run(
+        [python, *map(str, words)],
+        cwd=ROOT,
+        env=surroundings(folder, **environment),
+        capture_output=True,
+        text=True,
+        timeout=500,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def surroundings(folder: Path | None, **environment: str) -> dict[str, str]:
+    """This process's environment with `TMPDIR` in `folder`, and `environment` added."""
+    return {**os.environ, **({"TMPDIR": str(folder)} if folder else {}), **environment}
+
+
+def wait_for(condition: Callable[[], object], seconds: float, what: str) -> object:
+    """What `condition` returns once it is true. Fails after `seconds`."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if value := condition():
+            return value
+        time.sleep(0.05)
+    raise AssertionError(f"waited {seconds} s for {what}")

@@ -1,0 +1,106 @@
+"""What the tests let a guarded child do. Each takes the scene's arguments and returns JSON."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from argparse import Namespace
+from multiprocessing import get_context, shared_memory
+from typing import Any
+
+from repro.lab.recorder import note
+
+USER = "<|im_start|>user\n"
+PICTURE = "<|vision_start|><|image_pad|><|vision_end|>"
+ASSISTANT = "<|im_end|>\n<|im_start|>assistant\n"
+
+# name -> (colours of the images, one a prompt; n; how many answers)
+CASES = {
+    "n = 1": (["crimson"], 1),
+    "text only, n = 4": ([], 4),
+    "n = 2": (["crimson"], 2),
+    "n = 8": (["crimson"], 8),
+    "two prompts, n = 2": (["crimson", "navy"], 2),
+    "another image": (["navy"], 1),
+}
+
+
+def engine_cases(arguments: Namespace) -> dict[str, list[str]]:
+    """The answers to `arguments.cases`, one engine for all of them. Notes each case's answers as they come, so
+    that those before a crash are kept. With `arguments.fixed`, the fix is applied first."""
+    from repro.lab import engine
+
+    if arguments.fixed:
+        from fixed import detach
+
+        detach.apply()
+    llm = engine.start("tiny", "cpu")
+    answers = {}
+    for case in arguments.cases:
+        answers[case] = ask(llm, *CASES[case])
+        note("case", case=case, answers=answers[case])
+    return answers
+
+
+def ask(llm: Any, colours: list[str], n: int) -> list[str]:
+    """The texts of n samples for each prompt, one prompt an image (or one without an image), at temperature 0."""
+    from PIL import Image
+
+    prompt = [f"{USER}{PICTURE}What is this?{ASSISTANT}"] * len(colours) or [f"{USER}What is this?{ASSISTANT}"]
+    image = [Image.new("RGB", (112, 112), colour) for colour in colours] or None
+    one = len(prompt) == 1
+    answers = llm.generate(
+        prompt=prompt[0] if one else prompt,
+        image_data=image[0] if one and image else image,
+        sampling_params={"n": n, "max_new_tokens": 8, "temperature": 0},
+    )
+    return [answer["text"] for answer in (answers if isinstance(answers, list) else [answers])]
+
+
+def another_death(arguments: Namespace) -> None:
+    """Dies of the right exception at the wrong place, on a name that never existed."""
+    raise FileNotFoundError(2, "No such file or directory", "/psm_never")
+
+
+def in_setstate(arguments: Namespace) -> None:
+    """Dies where #24231 dies, but of a name that nobody had created."""
+
+    def __setstate__() -> None:
+        shared_memory.SharedMemory(name="psm_never")
+
+    __setstate__()
+
+
+def killed(arguments: Namespace) -> None:
+    """Dies without a word."""
+    os.kill(os.getpid(), getattr(signal, arguments.signal))
+
+
+def hanging(arguments: Namespace) -> None:
+    """Never ends."""
+    note("phase", phase="generate")
+    time.sleep(600)
+
+
+def littering(arguments: Namespace) -> str:
+    """Leaves a segment, a semaphore, a daemon in a session of its own and a temporary file."""
+    shared_memory.SharedMemory(create=True, size=8)
+    get_context("spawn").Semaphore()
+    subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+    note("phase", phase="generate")
+    if arguments.then == "hang":
+        time.sleep(600)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def kernel(arguments: Namespace) -> None:
+    """Calls a kernel that only a GPU has."""
+    from repro.lab import kernel_standin
+
+    kernel_standin.install_if_missing()
+    from sgl_kernel.kvcacheio import transfer_kv_all_layer
+
+    transfer_kv_all_layer(1)

@@ -1,0 +1,123 @@
+"""The fix: exactly two places, no file changed, and a refusal where it does not belong."""
+
+from __future__ import annotations
+
+import ast
+import copy
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+
+import pytest
+
+from fixed import detach
+from repro.lab.verdict import Refused
+from tests import machine
+
+POINT = "tokenized_obj = copy.copy(tokenized_objs[i])"
+
+
+def method(*bodies: str) -> str:
+    """A `_handle_batch_request` with a loop for each body."""
+    loops = "".join(f"    for i in range(1):\n        {body}\n" for body in bodies)
+    return f"async def _handle_batch_request(self):\n{loops or '    pass'}"
+
+
+def test_the_installed_function_has_two_expansion_points():
+    assert len(detach.expansion_points(detach.installed().read_text())) == 2
+
+
+def test_rewritten_differs_in_two_lines_and_moves_none():
+    before = detach.installed().read_text()
+    after = detach.rewritten(before, "here")
+    changed = [pair for pair in zip(before.splitlines(), after.splitlines(), strict=True) if pair[0] != pair[1]]
+    assert [new.strip() for _, new in changed] == ["tokenized_obj = detach(copy.copy(tokenized_objs[i]))"] * 2
+
+
+def test_rewriting_twice_is_refused():
+    once = detach.rewritten(detach.installed().read_text(), "here")
+    with pytest.raises(Refused, match="has 0 expansion points"):
+        detach.rewritten(once, "here")
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("x = 1", 0),
+        (method(), 0),
+        (method(POINT), 1),
+        (method(POINT, POINT, POINT), 3),
+        (method(POINT, f"{POINT}\n        tokenized_obj.mm_inputs = 1"), 1),
+        (method(POINT.replace("tokenized_objs", "objs"), POINT), 1),
+    ],
+)
+def test_anything_but_two_is_refused(source, found):
+    with pytest.raises(Refused, match=f"here has {found} expansion points .* not 2"):
+        detach.rewritten(source, "here")
+
+
+def test_diff_command():
+    run = machine.command("-m", "fixed.detach", "--diff")
+    assert run.returncode == 0
+    signs = [line[0] for line in run.stdout.splitlines()]
+    assert (signs.count("+") - 1, signs.count("-") - 1) == (2, 2)
+    patch = subprocess.run(
+        ["patch", "--dry-run", "--force", detach.installed()], input=run.stdout, text=True, capture_output=True
+    )
+    assert patch.returncode == 0, patch.stdout
+
+
+def test_diff_without_sglang(tmp_path):
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "bare"], check=True)
+    run = machine.command("-m", "fixed.detach", "--diff", python=str(tmp_path / "bare" / "bin" / "python"))
+    assert (run.returncode, run.stdout, len(run.stderr.splitlines())) == (2, "", 1)
+
+
+def test_find_function_keeps_upstreams_line_numbers():
+    source = detach.installed().read_text()
+    function = detach.find_function(source)
+    assert source.splitlines()[function.lineno - 1].lstrip().startswith("async def _handle_batch_request")
+    assert isinstance(function, ast.AsyncFunctionDef)
+
+
+@dataclass
+class Request:
+    mm_inputs: object = None
+    rid: str = "r"
+    extra: list = field(default_factory=list)
+
+
+def test_detach_owns_the_way_to_the_feature_and_shares_the_feature():
+    feature = object()
+    source = Request(SimpleNamespace(mm_items=[SimpleNamespace(feature=feature), SimpleNamespace(feature=feature)]))
+    copied = detach.detach(copy.copy(source))
+    copied.mm_inputs.mm_items[0].feature = "pointer"
+    assert source.mm_inputs.mm_items[0].feature is feature
+    assert copied.mm_inputs.mm_items[1].feature is feature
+    assert copied.mm_inputs.mm_items is not source.mm_inputs.mm_items
+    assert copied.extra is source.extra
+
+
+def test_detach_leaves_a_text_request_alone():
+    source = Request(None)
+    assert detach.detach(source) is source
+
+
+def test_the_pair_differs_in_the_fix_and_the_promise_only():
+    run = subprocess.run(["diff", "repro/crash.py", "fixed/crash.py"], cwd=machine.ROOT, capture_output=True, text=True)
+    repro = [line for line in run.stdout.splitlines() if line.startswith("<")]
+    fixed = [line for line in run.stdout.splitlines() if line.startswith(">")]
+    assert max(len(repro), len(fixed)) <= 8
+    assert "> from fixed import detach" in fixed
+    assert ">     detach.apply()" in fixed
+    prose = ('"""', "promise=", "detach")
+    assert all(any(word in line for word in prose) for line in repro + fixed), run.stdout
+
+
+def test_nothing_in_repro_imports_fixed():
+    for path in (machine.ROOT / "repro").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            assert not any(name.partition(".")[0] == "fixed" for name in names), path

@@ -1,0 +1,127 @@
+"""The locks hold everything, name no address, and the environment file names what exists."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from importlib.metadata import packages_distributions
+
+import pytest
+import yaml
+
+from tests import machine
+
+LOCKS = sorted((machine.ROOT / "requirements").glob("*.lock"))
+OURS = {"repro", "fixed", "tests", "scripts"}
+
+
+def pinned(*locks: str) -> set[str]:
+    """The normalised names of what the locks pin."""
+    text = "".join((machine.ROOT / "requirements" / f"{lock}.lock").read_text() for lock in locks)
+    return {normal(name) for name in re.findall(r"^([A-Za-z0-9][\w.-]*)==", text, re.MULTILINE)}
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def imported() -> set[str]:
+    """The top-level modules that our Python files import, the standard library's and our own left out."""
+    names = set()
+    for folder in OURS:
+        for path in (machine.ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Import):
+                    names |= {alias.name.partition(".")[0] for alias in node.names}
+                elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                    names.add(node.module.partition(".")[0])
+    return names - set(sys.stdlib_module_names) - OURS
+
+
+def test_every_import_is_in_a_lock():
+    distributions = packages_distributions()
+    standin = {"sgl_kernel", "_posixshmem"}  # has a stand-in; is a part of CPython
+    missing = [
+        name for name in imported() - standin if not {normal(d) for d in distributions[name]} & pinned("cpu", "tools")
+    ]
+    assert missing == []
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda path: path.name)
+def test_a_lock_has_hashes_and_no_address(lock):
+    text = lock.read_text()
+    assert not re.search(r"https?://|--(extra-)?index-url|--find-links|--trusted-host|file:", text)
+    packages = re.findall(r"^\S+==\S+.*(?:\n    --hash=sha256:[0-9a-f]{64}.*)+", text, re.MULTILINE)
+    assert len(packages) == len(re.findall(r"^\S+==", text, re.MULTILINE)) > 0
+
+
+def test_the_tools_do_not_move_the_runtime():
+    runtime = set(re.findall(r"^(\S+==\S+)", (machine.ROOT / "requirements/cpu.lock").read_text(), re.MULTILINE))
+    names = {pin.partition("==")[0] for pin in runtime}
+    tools = set(re.findall(r"^(\S+==\S+)", (machine.ROOT / "requirements/tools.lock").read_text(), re.MULTILINE))
+    assert {pin for pin in tools if pin.partition("==")[0] in names} <= runtime
+
+
+def test_the_runtime_is_the_last_affected_release():
+    for lock in ("cpu", "gpu"):
+        assert "\nsglang==0.5.12.post1 " in (machine.ROOT / f"requirements/{lock}.lock").read_text()
+
+
+def test_what_is_installed_is_what_is_locked():
+    run = subprocess.run(
+        [sys.executable, "-m", "pip", "freeze", "--all"], capture_output=True, text=True, check=True
+    ).stdout
+    freeze = dict(line.split("==") for line in run.splitlines() if "==" in line)
+    locked = dict(
+        re.findall(r"^([\w.-]+)==([^\s;\\]+)", (machine.ROOT / "requirements/cpu.lock").read_text(), re.MULTILINE)
+    )
+    for name in ("sglang", "torch", "transformers", "pyzmq", "psutil"):
+        assert freeze[name] == locked[name]
+
+
+def test_environment_yml_names_what_exists():
+    environment = yaml.safe_load((machine.ROOT / "environment.yml").read_text())
+    assert environment["channels"] == ["conda-forge", "nodefaults"]
+    conda = [entry for entry in environment["dependencies"] if isinstance(entry, str)]
+    assert {entry.partition("=")[0] for entry in conda} == {"python", "pip", "graphviz"}
+    python = next(entry for entry in conda if entry.startswith("python="))
+    assert (3, 10) <= tuple(map(int, python.partition("=")[2].split("."))) <= (3, 13)
+    (pip,) = (entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
+    assert pip == ["-r requirements/gpu.lock"]
+    assert (machine.ROOT / "requirements/gpu.lock").is_file()
+
+
+def test_make_alone_prints_the_targets():
+    run = subprocess.run(["make"], cwd=machine.ROOT, capture_output=True, text=True, check=True)
+    targets = {line.split()[0] for line in run.stdout.splitlines()}
+    assert {"demo", "test", "lock", "clean"} <= targets
+
+
+def test_a_whole_environment_is_not_set_up_again():
+    run = subprocess.run(["make", "--dry-run", "setup"], cwd=machine.ROOT, capture_output=True, text=True, check=True)
+    assert "install" not in run.stdout
+
+
+def test_an_interrupted_set_up_is_resumed(tmp_path):
+    """Without the stamp the environment is not taken for a whole one; what may be half written is written again."""
+    (tmp_path / "requirements").mkdir()
+    for file in ("Makefile", "pyproject.toml", "requirements/cpu.lock", "requirements/tools.lock"):
+        (tmp_path / file).write_bytes((machine.ROOT / file).read_bytes())
+    log = tmp_path / "log"
+    uv = tmp_path / ".venv/bin/uv"
+    uv.parent.mkdir(parents=True)
+    uv.write_text(f'#!/bin/sh\necho "$@" >> {log}\ntest ! -e {tmp_path}/break\n')
+    uv.chmod(0o755)
+    (tmp_path / "break").touch()
+    assert subprocess.run(["make", "setup"], cwd=tmp_path, capture_output=True).returncode != 0
+    assert "--reinstall" not in log.read_text()
+    assert not (tmp_path / ".venv/.whole").exists()
+    (tmp_path / "break").unlink()
+    subprocess.run(["make", "setup"], cwd=tmp_path, capture_output=True, check=True)
+    assert "--reinstall" in log.read_text()
+    assert (tmp_path / ".venv/.whole").exists()
+    lines = len(log.read_text().splitlines())
+    subprocess.run(["make", "setup"], cwd=tmp_path, capture_output=True, check=True)
+    assert len(log.read_text().splitlines()) == lines

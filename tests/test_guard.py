@@ -1,0 +1,115 @@
+"""Whatever the child does, the guard comes back with a verdict and leaves nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from argparse import Namespace
+from multiprocessing import shared_memory
+from pathlib import Path
+
+import pytest
+
+from repro.lab import guard
+from tests import machine, scenes
+
+
+@pytest.fixture(autouse=True)
+def temporary_folder(tmp_path, monkeypatch):
+    """The run's own temporary folder; empty again when the run is over."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    yield tmp_path
+    assert os.listdir(tmp_path) == []
+    assert machine.processes_of(tmp_path) == []
+
+
+def test_another_death_is_reported_as_another_death():
+    verdict = guard.run(scenes.another_death, Namespace(n=2))
+    assert (verdict.outcome, verdict.error, verdict.errno) == ("crashed", "FileNotFoundError", 2)
+    assert verdict.where.endswith(" another_death")
+    assert not verdict.is_the_crash()
+
+
+def test_the_right_place_with_a_name_that_never_existed_is_another_death():
+    verdict = guard.run(scenes.in_setstate, Namespace(n=2))
+    assert verdict.error == "FileNotFoundError"
+    assert verdict.where.endswith(" __setstate__")
+    assert verdict.life_of_segment() == ["open failed"]
+    assert not verdict.is_the_crash()
+
+
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGBUS", "SIGSEGV", "SIGTERM"])
+def test_a_death_without_a_word_names_the_signal(name):
+    verdict = guard.run(scenes.killed, Namespace(n=2, signal=name))
+    assert verdict.outcome == "crashed"
+    assert verdict.error == f"tokenizer killed by {name}"
+    assert not verdict.is_the_crash()
+
+
+def test_hung():
+    verdict = guard.run(scenes.hanging, Namespace(n=2), limits={"boot": 30, "generate": 0.5})
+    assert verdict.outcome == "hung"
+    assert verdict.seconds.generate >= 0.5
+
+
+def test_the_boot_has_a_limit_of_its_own():
+    assert guard.run(scenes.hanging, Namespace(n=2), limits={"boot": 0.01, "generate": 30}).outcome == "hung"
+
+
+def test_litter_is_reported_and_swept_and_foreign_names_stay():
+    foreign = shared_memory.SharedMemory(create=True, size=8)
+    try:
+        verdict = guard.run(scenes.littering, Namespace(n=2, then="die"))
+        assert foreign.name in machine.names()
+    finally:
+        foreign.close()
+        foreign.unlink()
+    # the dying child's resource tracker may have been faster than the sweep with either name
+    assert all(name.startswith(("psm_", "sem.mp-")) for name in verdict.leftovers.segments)
+    assert any("sleep(600)" in process for process in verdict.leftovers.processes)
+    assert verdict.leftovers.remaining == []
+
+
+def test_the_standin_for_sgl_kernel_raises_and_names_the_kernel():
+    verdict = guard.run(scenes.kernel, Namespace(n=2))
+    assert verdict.error == "RuntimeError"
+    assert "sgl_kernel.kvcacheio.transfer_kv_all_layer was called" in verdict.message
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_script_that_is_stopped_leaves_nothing(temporary_folder, how):
+    code = (
+        "from argparse import Namespace; from repro.lab import guard; from tests import scenes; "
+        "guard.run(scenes.littering, Namespace(n=2, then='hang'))"
+    )
+    script = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=machine.ROOT,
+        env=machine.surroundings(temporary_folder),
+        stderr=subprocess.DEVNULL,
+    )
+    machine.wait_for(lambda: phase_begun(temporary_folder, "generate"), 30, "the child's littering")
+    script.send_signal(how)
+    script.wait(20)
+    machine.wait_for(lambda: not machine.processes_of(temporary_folder), 10, "the run's processes to end")
+
+
+def phase_begun(folder: Path, phase: str) -> bool:
+    """Whether the run with its temporary files in `folder` has come to `phase`."""
+    return any(f'"phase": "{phase}"' in events.read_text() for events in folder.glob("shm-kit-*/events.jsonl"))
+
+
+def test_many_runs_leave_no_file_descriptor():
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        guard.run(scenes.killed, Namespace(n=2, signal="SIGKILL"))
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_phases_are_told_as_they_begin():
+    told = []
+    guard.run(scenes.hanging, Namespace(n=2), limits={"boot": 30, "generate": 0.1}, on_phase=told.append)
+    assert told == ["generate"]

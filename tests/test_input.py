@@ -1,0 +1,102 @@
+"""Bad input: one line on stderr with the value and the way out, exit status 2, and nothing left."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from tests import machine
+
+SCRIPTS = ["repro/crash.py", "fixed/crash.py"]
+
+
+def refused(run: subprocess.CompletedProcess, *expected: str) -> None:
+    """The run was refused in one line that says all that is expected."""
+    assert run.returncode == 2, run.stdout + run.stderr
+    assert run.stdout == ""
+    assert len(run.stderr.splitlines()) == 1, run.stderr
+    for word in expected:
+        assert word in run.stderr
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """The run's temporary folder, empty again afterwards."""
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    yield temporary
+    assert os.listdir(temporary) == []
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--n", "0"], ["--n", "'0'", "give 1 or more"]),
+        (["--n", "-1"], ["--n", "'-1'", "give 1 or more"]),
+        (["--n", "x"], ["--n", "'x'", "give 1 or more"]),
+        (["--n"], ["--n"]),
+        (["--colour", "red"], ["--colour red", "--help"]),
+        (["--device", "tpu"], ["--device", "'tpu'", "cuda"]),
+        (["--device", "cuda"], ["no GPU", "--device cpu"]),
+        (["--image", "missing.png"], ["missing.png", "no image"]),
+        (["--image", "README.md"], ["README.md", "as an image"]),
+        (["--image", "tests"], ["tests", "as an image"]),
+        (["--model", "./missing"], ["./missing", "tiny"]),
+        (["--model", "tests"], ["config.json", "tests"]),
+        (["--model", "some-org/no-network"], ["some-org/no-network", "hub", "--model tiny"]),
+        (["--log", "missing/sglang.log"], ["sglang.log", "--log"]),
+    ],
+)
+def test_refused(script, words, expected, folder):
+    refused(machine.command(script, *words, folder=folder), *expected)
+
+
+def test_a_truncated_png(folder, tmp_path):
+    Image.effect_noise((64, 64), 80).save(tmp_path / "whole.png")
+    (tmp_path / "half.png").write_bytes((tmp_path / "whole.png").read_bytes()[:2000])
+    refused(machine.command("repro/crash.py", "--image", tmp_path / "half.png", folder=folder), "half.png", "truncated")
+
+
+def test_a_cache_directory_that_cannot_be_written(folder):
+    run = machine.command("repro/crash.py", folder=folder, XDG_CACHE_HOME="/proc/nothing")
+    refused(run, "/proc/nothing", "XDG_CACHE_HOME")
+
+
+def test_a_read_only_cache_directory(folder, tmp_path):
+    own_mounts = namespace_command(f"mount -t tmpfs -o ro tmpfs {tmp_path}")
+    run = subprocess.run(
+        [*own_mounts, sys.executable, "repro/crash.py"],
+        cwd=machine.ROOT,
+        env=machine.surroundings(None, XDG_CACHE_HOME=str(tmp_path)),
+        capture_output=True,
+        text=True,
+    )
+    refused(run, str(tmp_path), "Read-only file system", "XDG_CACHE_HOME")
+
+
+def test_a_full_shm(folder):
+    full = "mount -t tmpfs -o size=1m tmpfs /dev/shm && head -c 1m /dev/zero > /dev/shm/full"
+    run = subprocess.run(
+        [*namespace_command(full), sys.executable, "repro/crash.py"], cwd=machine.ROOT, capture_output=True, text=True
+    )
+    refused(run, "/dev/shm has 0 MiB free", "--shm-size")
+
+
+def namespace_command(set_up: str) -> list[str]:
+    """The beginning of a command that runs in mounts of its own, after `set_up`. Skips where that is not allowed."""
+    for unshare in (["unshare", "-m"], ["unshare", "-U", "-r", "-m"]):
+        if subprocess.run([*unshare, "mount", "-t", "tmpfs", "tmpfs", "/dev/shm"], capture_output=True).returncode == 0:
+            return [*unshare, "sh", "-c", f'{set_up} && exec "$@"', "sh"]
+    pytest.skip("this machine allows neither root's nor a user's own mount namespace (unshare -m)")
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_sglang_missing(script, folder, tmp_path):
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "bare"], check=True)
+    run = machine.command(script, folder=folder, python=str(tmp_path / "bare" / "bin" / "python"))
+    refused(run, "has no sglang", "make demo")

@@ -1,0 +1,49 @@
+"""The scripts, stopped with an engine half booted and with one at work: nothing of the run is left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from multiprocessing import shared_memory
+
+import pytest
+
+from tests import machine
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize(("phase", "script"), [("boot", "repro/crash.py"), ("generate", "fixed/crash.py")])
+def test_stopped(how, phase, script, tmp_path):
+    foreign = shared_memory.SharedMemory(create=True, size=8)
+    try:
+        run = subprocess.Popen(
+            [sys.executable, script, "--n", "64"],
+            cwd=machine.ROOT,
+            env=machine.surroundings(tmp_path),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        machine.wait_for(lambda: has_begun(tmp_path, phase), 300, f"the phase {phase}")
+        run.send_signal(how)
+        out, err = run.communicate(timeout=60)
+        machine.wait_for(lambda: not machine.processes_of(tmp_path), 20, "the run's processes to end")
+        assert os.listdir(tmp_path) == []
+        assert foreign.name in machine.names()
+    finally:
+        foreign.close()
+        foreign.unlink()
+    assert out == ""
+    if how == signal.SIGINT:
+        assert run.returncode == 130
+        assert err.strip() == "interrupted: everything that was started is gone"
+    # that /dev/shm is as before is seen by the fixture that every test has
+
+
+def has_begun(folder, phase: str) -> bool:
+    """Whether the run is in `phase`, and has processes (boot) or a segment (generate) to leave behind."""
+    events = "".join(file.read_text() for file in folder.glob("shm-kit-*/events.jsonl"))
+    sign = '"what": "create"' if phase == "generate" else '"what": "semaphore"'
+    return f'"phase": "{phase}"' in events and sign in events

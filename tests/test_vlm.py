@@ -1,0 +1,66 @@
+"""The tiny model: built once, whole or not at all, and the same to the byte."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from repro.lab import vlm
+from tests import machine
+
+BUILD = "import sys; from pathlib import Path; from repro.lab import vlm; vlm.build(Path(sys.argv[1]))"
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """The model, built in a process of its own."""
+    folder = tmp_path_factory.mktemp("model")
+    subprocess.run([sys.executable, "-c", BUILD, folder], cwd=machine.ROOT, check=True, capture_output=True)
+    return folder
+
+
+def test_the_same_to_the_byte(built):
+    assert digests(built) == digests(vlm.path())
+
+
+def test_about_two_and_a_half_megabytes(built):
+    assert 2.0e6 < sum(file.stat().st_size for file in built.iterdir()) < 3.0e6
+
+
+def test_a_model_that_is_there_is_not_built_again(monkeypatch):
+    monkeypatch.setattr(vlm, "build", lambda folder: pytest.fail("built again"))
+    vlm.path()
+    assert vlm.path() == vlm.location()
+
+
+def test_a_build_that_fails_leaves_nothing(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    def half(folder: Path) -> None:
+        (folder / "config.json").write_text("{")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(vlm, "build", half)
+    with pytest.raises(KeyboardInterrupt):
+        vlm.path()
+    assert os.listdir(vlm.cache_directory()) == []
+
+
+def test_another_recipe_is_another_place(monkeypatch):
+    here = vlm.location()
+    monkeypatch.setattr(vlm, "version", lambda name: "0")
+    assert vlm.location() != here
+
+
+def test_heads_that_gpu_kernels_accept():
+    assert vlm.TEXT["hidden_size"] / vlm.TEXT["num_attention_heads"] == 64
+    assert vlm.VISION["hidden_size"] / vlm.VISION["num_heads"] == 64
