@@ -26,7 +26,7 @@ test: $(WHOLE) ## prove both, on the real engine
 	$(BIN)/python -m pytest
 
 readme: $(WHOLE) ## write the commands' true output into README.md
-	$(BIN)/python scripts/readme.py
+	$(BIN)/python -m scripts.readme
 
 lock: $(BIN)/uv ## resolve requirements/*.in again
 	cd requirements && ../$(COMPILE) --exclude-newer $(AS_OF) --excludes cpu.without cpu.in -o cpu.lock

@@ -1,0 +1,33 @@
+"""The output of a command as README shows it, and as a test compares it."""
+
+from __future__ import annotations
+
+import re
+
+ENVIRONMENT = re.compile(r'"[^"]*/(?:site-packages|lib/python3\.\d+)/')
+FRAME = re.compile(r'^ +File "')
+
+
+def shown(output: str) -> str:
+    """`output` without this machine's paths, and with sglang's source lines in a traceback left out: where a line
+    is, is a fact; the line is upstream's."""
+    lines: list[str] = []
+    in_frame = False
+    for line in output.splitlines():
+        if FRAME.match(line):
+            in_frame = True
+            lines += [ENVIRONMENT.sub('"…/', line), "    …"]
+        elif not (in_frame and line.startswith("    ")):
+            in_frame = False
+            lines.append(line.rstrip())
+    return "\n".join(lines) + "\n"
+
+
+def compared(output: str) -> str:
+    """`shown(output)` without what differs from run to run: names in /dev/shm, seconds, CPython's line numbers."""
+    text = shown(output).replace("    …\n    …", "    …")
+    names = dict.fromkeys(re.findall(r"psm_[0-9a-f]+", text))
+    for number, name in enumerate(names, start=1):
+        text = text.replace(name, f"psm_{number}")
+    text = re.sub(r"\d+\.\d+ s\b", "_ s", text)
+    return re.sub(r'(…/multiprocessing/[^"]+", line )\d+', r"\1_", text)
