@@ -29,7 +29,8 @@ if __name__ == "__main__":
     from PIL import Image
     llm = sglang.Engine(**json.loads(sys.argv[1]))
     llm.generate(
-        prompt="<|im_start|>user\\n<|vision_start|><|image_pad|><|vision_end|>What is this?<|im_end|>\\n<|im_start|>assistant\\n",
+        prompt="<|im_start|>user\\n<|vision_start|><|image_pad|><|vision_end|>What is this?<|im_end|>\\n"
+        "<|im_start|>assistant\\n",
         image_data=Image.new("RGB", (112, 112), "crimson"),
         sampling_params={"n": 2, "max_new_tokens": 8, "temperature": 0},
     )

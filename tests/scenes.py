@@ -86,7 +86,8 @@ def hanging(arguments: Namespace) -> None:
 
 
 def littering(arguments: Namespace) -> str:
-    """Leaves a segment, a semaphore, a daemon in a session of its own and a temporary file."""
+    """Leaves a segment, a plain file in /dev/shm, a semaphore and a daemon in a session of its own."""
+    os.close(os.open("/dev/shm/plain-file-of-shm-kit", os.O_CREAT | os.O_RDWR))
     shared_memory.SharedMemory(create=True, size=8)
     get_context("spawn").Semaphore()
     subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)

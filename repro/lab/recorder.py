@@ -1,8 +1,9 @@
 """Who created, opened and unlinked which shared-memory name, when, in which process.
 
 Every process of a run appends one JSON line an event to the run's own file. The names are taken where CPython
-calls the operating system (`_posixshmem.shm_open`, `shm_unlink`), so nothing of sglang is touched and no name
-that the run created is missed. Times are the system's monotonic clock, which all processes share.
+calls the operating system (`_posixshmem.shm_open`, `shm_unlink`, and `open` for files made in /dev/shm by path), so
+nothing of sglang is touched and no name that the run created is missed. Times are the system's monotonic clock,
+which all processes share.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import time
 from dataclasses import asdict, dataclass
 from multiprocessing import synchronize
 
+SHM = "/dev/shm"
 EVENTS_FILE = "SGLANG_SHM_KIT_EVENTS"  # environment variable: the file that this run's processes append to
 
 
@@ -77,6 +79,7 @@ def install() -> None:
 
     _posixshmem.shm_open, _posixshmem.shm_unlink = recorded_open, recorded_unlink
     synchronize.SemLock._make_name = staticmethod(recorded_semaphore_name)
+    sys.addaudithook(_file_made_by_path)
 
 
 def role() -> str:
@@ -84,6 +87,14 @@ def role() -> str:
     with open("/proc/self/cmdline", "rb") as file:
         title = file.read().split(b"\0")[0].decode(errors="replace")
     return title.removeprefix("sglang::").split("_")[0] if title.startswith("sglang::") else "tokenizer"
+
+
+def _file_made_by_path(happening: str, details: tuple) -> None:
+    """Releases from 0.5.13 on also make plain files in /dev/shm."""
+    if happening == "open" and isinstance(details[0], str) and details[0].startswith(f"{SHM}/"):
+        path, _, flags = details
+        if flags & os.O_CREAT and not os.path.exists(path):
+            _event("create", path.removeprefix(SHM))
 
 
 def _event(what: str, name: str, error: OSError | None = None) -> None:
