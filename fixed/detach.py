@@ -21,11 +21,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from repro.lab.expansion import FUNCTION, expansion_points, find_function, with_call_around
 from repro.lab.verdict import Refused
 
 MODULE = "sglang.srt.managers.tokenizer_manager"
-FUNCTION = "_handle_batch_request"
-COPIED = "tokenized_objs"
 
 
 def detach(request: Any) -> Any:
@@ -64,32 +63,7 @@ def rewritten(source: str, path: str) -> str:
             f"{path} has {len(points)} expansion points that share their items, not 2: this release is already fixed, "
             "or has no parallel sampling; the fix is for 0.5.9 to 0.5.12.post1"
         )
-    lines = source.splitlines(keepends=True)
-    for copied in points:  # one line each, so columns of one do not move those of the other
-        line, start, end = lines[copied.lineno - 1], copied.col_offset, copied.end_col_offset
-        lines[copied.lineno - 1] = f"{line[:start]}{detach.__name__}({line[start:end]}){line[end:]}"
-    return "".join(lines)
-
-
-def expansion_points(source: str) -> list[ast.Call]:
-    """The calls `copy.copy(tokenized_objs[i])` in `_handle_batch_request` after which the copy's `mm_inputs` are
-    left as they are, that is, shared with the source request."""
-    function = find_function(source)
-    if function is None:
-        return []
-    blocks = [node.body for node in ast.walk(function) if isinstance(node, ast.For)]
-    return [
-        statement.value
-        for block in blocks
-        for statement in block
-        if isinstance(statement, ast.Assign) and _copies_a_request(statement.value) and not _detaches(block)
-    ]
-
-
-def find_function(source: str) -> ast.AsyncFunctionDef | None:
-    """The definition of `_handle_batch_request` in `source`, with its line numbers, or None."""
-    definitions = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.AsyncFunctionDef))
-    return next((node for node in definitions if node.name == FUNCTION), None)
+    return with_call_around(source, points, detach.__name__)
 
 
 def installed() -> Path:
@@ -119,27 +93,6 @@ def main() -> int:
         print(f"fixed.detach: {refusal}", file=sys.stderr)
         return 2
     return 0
-
-
-def _copies_a_request(value: ast.expr) -> bool:
-    """Whether `value` is `copy.copy(tokenized_objs[...])`."""
-    return (
-        isinstance(value, ast.Call)
-        and ast.unparse(value.func) == "copy.copy"
-        and isinstance(value.args[0], ast.Subscript)
-        and ast.unparse(value.args[0].value) == COPIED
-    )
-
-
-def _detaches(block: list[ast.stmt]) -> bool:
-    """Whether anything in `block` assigns to some request's `mm_inputs`, as upstream's own fix does."""
-    return any(
-        isinstance(target, ast.Attribute) and target.attr == "mm_inputs"
-        for statement in block
-        for node in ast.walk(statement)
-        if isinstance(node, ast.Assign)
-        for target in node.targets
-    )
 
 
 if __name__ == "__main__":

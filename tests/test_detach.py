@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from fixed import detach
+from repro.lab import expansion
 from repro.lab.verdict import Refused
 from tests import machine
 
@@ -25,7 +26,7 @@ def method(*bodies: str) -> str:
 
 
 def test_the_installed_function_has_two_expansion_points():
-    assert len(detach.expansion_points(detach.installed().read_text())) == 2
+    assert len(expansion.expansion_points(detach.installed().read_text())) == 2
 
 
 def test_rewritten_differs_in_two_lines_and_moves_none():
@@ -76,7 +77,7 @@ def test_diff_without_sglang(tmp_path):
 
 def test_find_function_keeps_upstreams_line_numbers():
     source = detach.installed().read_text()
-    function = detach.find_function(source)
+    function = expansion.find_function(source)
     assert source.splitlines()[function.lineno - 1].lstrip().startswith("async def _handle_batch_request")
     assert isinstance(function, ast.AsyncFunctionDef)
 

@@ -87,8 +87,7 @@ def test_json_verdict_is_complete(repro_json):
     assert verdict["leftovers"]["remaining"] == []
     assert verdict["leftovers"]["processes"] == []
     assert Verdict(**verdict).is_the_crash()
-    assert "tokenizer killed by SIGKILL" in verdict["died"]
-    assert "scheduler killed by SIGKILL" in verdict["died"]
+    assert verdict["died"] == ["tokenizer killed by SIGKILL", "detokenizer gone with it", "scheduler gone with it"]
 
 
 def test_frames_are_the_schedulers_own(repro_json):

@@ -83,8 +83,8 @@ def settle(arguments: Namespace) -> Any:
 
 def parse(description: str) -> Namespace:
     """The command line. Raises Refused, in one line, where argparse would print its usage."""
-    parser = _Parser(description=" ".join(description.split()))
-    parser.add_argument("--n", type=_count, default=2, help="how many samples to ask for (default: %(default)s)")
+    parser = OneLineParser(description=" ".join(description.split()))
+    parser.add_argument("--n", type=count, default=2, help="how many samples to ask for (default: %(default)s)")
     parser.add_argument("--image", type=Path, metavar="FILE", help="an image (default: 112 x 112 pixels of crimson)")
     parser.add_argument("--prompt", default=PROMPT, metavar="TEXT", help="what to ask (default: %(default)s)")
     parser.add_argument(
@@ -98,16 +98,19 @@ def parse(description: str) -> Namespace:
     return parser.parse_args()
 
 
-class _Parser(argparse.ArgumentParser):
+class OneLineParser(argparse.ArgumentParser):
+    """Raises Refused, in one line, instead of printing its usage and leaving."""
+
     def error(self, message: str) -> NoReturn:
         raise Refused(f"{message}; see --help")
 
 
-def _count(text: str) -> int:
+def count(text: str) -> int:
+    """For argparse: a number of 1 or more."""
     try:
         value = int(text)
     except ValueError:
         value = 0
     if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of samples: give 1 or more")
+        raise argparse.ArgumentTypeError(f"{text!r} is no number that will do: give 1 or more")
     return value

@@ -75,8 +75,8 @@ def arguments(model: str, device: Device) -> dict[str, Any]:
     return {"model_path": folder, **EVERYWHERE, **device.arguments}
 
 
-def start(model: str, device: str) -> Any:
-    """A running `sglang.Engine`. To be called in a child only (see `guard`): if its scheduler dies, sglang kills
+def start(model: str, device: str, **more: Any) -> Any:
+    """A running `sglang.Engine`, with `more` arguments if there are any. To be called in a child only (see `guard`): if its scheduler dies, sglang kills
     the calling process and everything below it."""
     note("phase", phase="model")
     given = arguments(model, choose(device))
@@ -84,7 +84,7 @@ def start(model: str, device: str) -> Any:
     import sglang
 
     note("phase", phase="boot")
-    engine = sglang.Engine(**given)
+    engine = sglang.Engine(**{**given, **more})
     note("phase", phase="generate")
     return engine
 

@@ -111,7 +111,7 @@ def _verdict(report: Report, arguments: Namespace) -> Verdict:
         verdict.segment, verdict.where = words.segment, words.where
         verdict.frames = [frame.text for frame in words.frames[-FRAMES:]]
     else:
-        verdict.error = ", ".join(report.died)
+        verdict.error = report.died[0]
     return verdict
 
 

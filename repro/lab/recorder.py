@@ -1,41 +1,62 @@
-"""Who created, opened and unlinked which shared-memory name, when, in which process.
+"""Who created, opened, mapped, closed and unlinked which shared-memory name, when, in which process.
 
 Every process of a run appends one JSON line an event to the run's own file. The names are taken where CPython
 calls the operating system (`_posixshmem.shm_open`, `shm_unlink`, and `open` for files made in /dev/shm by path), so
 nothing of sglang is touched and no name that the run created is missed. Times are the system's monotonic clock,
-which all processes share.
+which all processes share; within a process the lines stand in the order in which things happened.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from multiprocessing import synchronize
+from multiprocessing import shared_memory, synchronize
+from pathlib import Path
+from typing import Any
 
 SHM = "/dev/shm"
-EVENTS_FILE = "SGLANG_SHM_KIT_EVENTS"  # environment variable: the file that this run's processes append to
+EVENTS_FILE = "SGLANG_SHM_KIT_EVENTS"  # environment variable: the file that a guarded run's processes append to
 
 
 @dataclass(frozen=True)
 class Event:
-    """One thing that happened to one name. `what` is `create`, `open`, `open failed`, `unlink`, `unlink failed`
-    or `semaphore`; `where` is the caller outside the standard library, as `file:line function`."""
+    """One thing that happened to one name. `what` is `create`, `create failed`, `open`, `open failed`, `map`,
+    `close`, `unlink`, `unlink failed` or `semaphore`; `send` counts a run's sends from 0; `where` is the caller
+    outside the standard library, as `file:line function`."""
 
     at: float
     pid: int
     role: str
     what: str
     name: str
+    send: int | None = None
+    bytes: int | None = None
     errno: int | None = None
     where: str | None = None
 
 
+@dataclass
+class _Account:
+    """Where this process writes its events: file, own role (else its title tells), and the send at hand."""
+
+    path: str | None = None
+    role: str | None = None
+    send: int | None = None
+    details: bool = False
+
+
+_account = _Account()
+_taken: dict[str, Any] = {}
+
+
 def note(what: str, **fields: object) -> None:
     """Append a line to the run's file. Does nothing outside a run."""
-    path = os.environ.get(EVENTS_FILE)
+    path = _account.path or os.environ.get(EVENTS_FILE)
     if path:
         line = json.dumps({"at": time.monotonic(), "pid": os.getpid(), "what": what, **fields}) + "\n"
         file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
@@ -45,60 +66,135 @@ def note(what: str, **fields: object) -> None:
             os.close(file)
 
 
-def install() -> None:
-    """Record, from now on, what this process does to shared-memory names. Does nothing outside a run."""
-    if not os.environ.get(EVENTS_FILE):
-        return
-    import _posixshmem
+def account_path() -> Path:
+    """The file that this process's events go to. Raises RuntimeError if it is not recorded."""
+    if _account.path is None:
+        raise RuntimeError("nothing is recorded here")
+    return Path(_account.path)
 
-    shm_open, shm_unlink = _posixshmem.shm_open, _posixshmem.shm_unlink
-    semaphore_name = synchronize.SemLock._make_name
 
-    def recorded_open(path, flags, mode=0o777):
-        what = "create" if flags & os.O_CREAT else "open"
-        try:
-            descriptor = shm_open(path, flags, mode=mode)
-        except OSError as error:
-            _event(f"{what} failed", path, error)
-            raise
-        _event(what, path)
-        return descriptor
+def about(send: int | None) -> None:
+    """From now on this process's events belong to this send (None: to none)."""
+    _account.send = send
 
-    def recorded_unlink(path):
-        try:
-            shm_unlink(path)
-        except OSError as error:
-            _event("unlink failed", path, error)
-            raise
-        _event("unlink", path)
 
-    def recorded_semaphore_name():
-        name = semaphore_name()
-        _event("semaphore", name)
-        return name
+def install(path: str | None = None, role: str | None = None, *, details: bool = False) -> None:
+    """Record, from now on, what this process does to shared-memory names, in the file at `path` (else in that of
+    the guarded run; outside one this does nothing). `details` adds `map` and `close`."""
+    path = path or os.environ.get(EVENTS_FILE)
+    if path:
+        _account.path, _account.role, _account.details = path, role, details
+        if not _taken:
+            _patch()
 
-    _posixshmem.shm_open, _posixshmem.shm_unlink = recorded_open, recorded_unlink
-    synchronize.SemLock._make_name = staticmethod(recorded_semaphore_name)
-    sys.addaudithook(_file_made_by_path)
+
+@contextlib.contextmanager
+def recording(path: str, role: str) -> Iterator[None]:
+    """Record this process's events, `map` and `close` included, in the file at `path`, while the context lasts.
+    One at a time."""
+    if _account.path is not None:
+        raise RuntimeError(f"this process is already recorded, in {_account.path}")
+    Path(path).touch()
+    install(path, role, details=True)
+    try:
+        yield
+    finally:
+        _unpatch()
+        _account.path = _account.role = _account.send = None
+
+
+def read(path: Path) -> list[Event]:
+    """The events in a run's file, in order of time."""
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    events = [Event(**line) for line in lines if "name" in line]
+    return sorted(events, key=lambda event: event.at)
 
 
 def role() -> str:
     """What this process is to sglang: `tokenizer`, `scheduler`, `detokenizer`, ... (its title says so)."""
+    if _account.role:
+        return _account.role
     with open("/proc/self/cmdline", "rb") as file:
         title = file.read().split(b"\0")[0].decode(errors="replace")
     return title.removeprefix("sglang::").split("_")[0] if title.startswith("sglang::") else "tokenizer"
 
 
+def _patch() -> None:
+    import _posixshmem
+
+    shared = shared_memory.SharedMemory
+    _taken.update(open=_posixshmem.shm_open, unlink=_posixshmem.shm_unlink)
+    _taken.update(init=shared.__init__, close=shared.close, semaphore=synchronize.SemLock._make_name)
+    _posixshmem.shm_open, _posixshmem.shm_unlink = _recorded_open, _recorded_unlink
+    synchronize.SemLock._make_name = staticmethod(_recorded_semaphore_name)
+    if _account.details:
+        shared.__init__, shared.close = _recorded_init, _recorded_close
+    if "audit" not in _taken_for_good:
+        _taken_for_good.add("audit")  # an audit hook cannot be taken back: it looks at the account instead
+        sys.addaudithook(_file_made_by_path)
+
+
+_taken_for_good: set[str] = set()
+
+
+def _unpatch() -> None:
+    import _posixshmem
+
+    shared = shared_memory.SharedMemory
+    _posixshmem.shm_open, _posixshmem.shm_unlink = _taken["open"], _taken["unlink"]
+    synchronize.SemLock._make_name = staticmethod(_taken["semaphore"])
+    shared.__init__, shared.close = _taken["init"], _taken["close"]
+    _taken.clear()
+
+
+def _recorded_open(path, flags, mode=0o777):
+    what = "create" if flags & os.O_CREAT else "open"
+    try:
+        descriptor = _taken["open"](path, flags, mode=mode)
+    except OSError as error:
+        _event(f"{what} failed", path, errno=error.errno)
+        raise
+    _event(what, path)
+    return descriptor
+
+
+def _recorded_unlink(path):
+    try:
+        _taken["unlink"](path)
+    except OSError as error:
+        _event("unlink failed", path, errno=error.errno)
+        raise
+    _event("unlink", path)
+
+
+def _recorded_semaphore_name():
+    name = _taken["semaphore"]()
+    _event("semaphore", name)
+    return name
+
+
+def _recorded_init(self, *arguments, **named):
+    _taken["init"](self, *arguments, **named)
+    _event("map", self._name, bytes=self.size)
+
+
+def _recorded_close(self):
+    mapped = self._mmap is not None
+    _taken["close"](self)
+    if mapped:
+        _event("close", self._name)
+
+
 def _file_made_by_path(happening: str, details: tuple) -> None:
     """Releases from 0.5.13 on also make plain files in /dev/shm."""
-    if happening == "open" and isinstance(details[0], str) and details[0].startswith(f"{SHM}/"):
+    if happening == "open" and _taken and isinstance(details[0], str) and details[0].startswith(f"{SHM}/"):
         path, _, flags = details
         if flags & os.O_CREAT and not os.path.exists(path):
             _event("create", path.removeprefix(SHM))
 
 
-def _event(what: str, name: str, error: OSError | None = None) -> None:
-    event = Event(time.monotonic(), os.getpid(), role(), what, name, error.errno if error else None, _caller())
+def _event(what: str, name: str, **fields: Any) -> None:
+    event = Event(time.monotonic(), os.getpid(), role(), what, name, _account.send, where=_caller(), **fields)
     note(**{key: value for key, value in asdict(event).items() if value is not None})
 
 

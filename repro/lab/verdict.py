@@ -73,8 +73,10 @@ class Verdict:
         )
 
     def life_of_segment(self) -> list[str]:
-        """What happened to `segment`, in order: `create`, `open`, `unlink`, `open failed`, ..."""
-        return [event["what"] for event in self.events if event.get("name") == self.segment]
+        """What happened to the name `segment`, in order: `create`, `open`, `unlink`, `open failed`, ... What was done
+        to the memory behind it (`map`, `close`) is left out."""
+        life = [event["what"] for event in self.events if event.get("name") == self.segment]
+        return [what for what in life if what not in ("map", "close")]
 
     def keeps(self, promise: Outcome) -> bool:
         """Whether what was promised happened: the crash and no other death, or n answers."""

@@ -183,14 +183,17 @@ class Watch:
         self._read_events()
         self._reap()
         self.report.status = self.statuses.get(self.child)
-        self.report.died = [
-            f"{_role(self.titles.get(pid, ''))} {_ending(status)}"
-            for pid, status in sorted(self.statuses.items())
-            if pid == self.child or "sglang::" in self.titles.get(pid, "")
-        ]
+        self.report.died = [f"tokenizer {_ending(self.report.status)}" if self.report.status is not None else ""]
+        self.report.died += [f"{role} gone with it" for role in sorted(self._gone())]
         with open(self.task.log, "rb") as log:
             log.seek(max(0, os.path.getsize(self.task.log) - (1 << 20)))
             self.report.log = log.read().decode(errors="replace")
+
+    def _gone(self) -> list[str]:
+        """The roles of sglang's other processes that ended by themselves. (How, only their parent learns.)"""
+        alive = [entry.partition(" ")[2] for entry in self.report.processes]
+        titles = [title for title in self.titles.values() if title.startswith("sglang::") and title not in alive]
+        return [title.removeprefix("sglang::") for title in titles]
 
     def _sweep(self) -> None:
         """Unlink the names that this run created and that are still there; nothing else in /dev/shm is touched."""
@@ -228,10 +231,6 @@ def _title(process: psutil.Process) -> str:
         return " ".join(process.cmdline()).strip()[:120]
     except psutil.NoSuchProcess:
         return ""
-
-
-def _role(title: str) -> str:
-    return title.removeprefix("sglang::") if title.startswith("sglang::") else "tokenizer"
 
 
 def _ending(status: int) -> str:

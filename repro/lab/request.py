@@ -1,0 +1,179 @@
+"""The data that travels: as few fields of upstream's classes as the lifted functions touch, under upstream's names.
+
+These are stand-ins (`python -m repro.lab --explain` lists them): sglang's own classes would bring all of sglang.
+Dataclasses without slots, so that memory_graph draws what they share.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+FEATURES = ("tensor", "list", "tuple", "numpy", "precomputed_embeddings", "text")
+SHAPE = (64, 1176)  # what Qwen2.5-VL's image processor makes of 112 x 112 pixels: patches x values, 301 kB
+
+
+class TimeStats:
+    """Takes every `set_...` call that upstream makes on its statistics, and keeps nothing."""
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        if not name.startswith("set_"):
+            raise AttributeError(name)
+        return _nothing
+
+
+@dataclass
+class SamplingParams:
+    """For `sampling_params` (sampling_params.py): only what an expansion point changes."""
+
+    max_new_tokens: int = 8
+
+
+@dataclass
+class MultimodalDataItem:
+    """For `MultimodalDataItem` (schedule_batch.py): one image, with its feature."""
+
+    feature: Any = None
+    precomputed_embeddings: Any = None
+    hash: int | None = None
+    model_specific_data: dict = field(default_factory=dict)
+
+
+@dataclass
+class MultimodalInputs:
+    """For `mm_inputs` of a request (schedule_batch.py)."""
+
+    mm_items: list[MultimodalDataItem]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """0.5.9 looks into it as into a dict."""
+        return getattr(self, name, default)
+
+    def __getitem__(self, name: str) -> Any:
+        return getattr(self, name)
+
+
+@dataclass
+class TokenizedGenerateReqInput:
+    """For `TokenizedGenerateReqInput` (io_struct.py): one request on its way to the scheduler. `checksums` is ours:
+    what the scheduler should find."""
+
+    rid: str
+    mm_inputs: MultimodalInputs | None = None
+    input_ids: list[int] = field(default_factory=lambda: [1, 2, 3])
+    sampling_params: SamplingParams = field(default_factory=SamplingParams)
+    stream: bool = False
+    time_stats: TimeStats = field(default_factory=TimeStats)
+    checksums: list[str] = field(default_factory=list)
+
+    def wrap_pickle_fields(self) -> None:
+        """Later releases pickle some fields apart; there are none here."""
+
+    def items(self) -> list[MultimodalDataItem]:
+        """The items, none for a request without an image."""
+        return self.mm_inputs.mm_items if self.mm_inputs else []
+
+
+class GenerateReqInput:
+    """For `GenerateReqInput` (io_struct.py): what the user asked for, before it is tokenized. `self[i]` is the i-th
+    prompt of the batch."""
+
+    def __init__(self, rid: str | list[str], n: int, batch_size: int = 1) -> None:
+        self.rid, self.parallel_sample_num, self.batch_size = rid, n, batch_size
+        self.stream = self.return_prompt_token_ids = False
+        self.lora_path = self.lora_id = None
+        self.numbers = itertools.count()
+
+    def __getitem__(self, index: int) -> GenerateReqInput:
+        single = GenerateReqInput(self.rid[index], self.parallel_sample_num)
+        single.numbers = self.numbers
+        return single
+
+    def regenerate_rid(self, prefix: str | None = None) -> str:
+        self.rid = f"send-{next(self.numbers)}"
+        return self.rid
+
+
+class EmbeddingReqInput:
+    """For `EmbeddingReqInput` (io_struct.py): named by annotations and type checks, never made here."""
+
+
+class BaseBatchReq:
+    """For `BaseBatchReq` (io_struct.py): likewise."""
+
+
+def make_request(
+    feature: str = "tensor",
+    *,
+    shape: Sequence[int] = SHAPE,
+    dtype: str = "float32",
+    items: int = 1,
+    rid: str = "request-0",
+    seed: int = 0,
+) -> TokenizedGenerateReqInput:
+    """A tokenized request with `items` items, each with a feature of random bytes that `seed` decides.
+
+    `feature` is one of FEATURES: `list` and `tuple` hold two tensors each, `precomputed_embeddings` sits in the
+    attribute of that name, `text` is a request without an image. `dtype` is torch's name.
+    """
+    if feature not in FEATURES:
+        raise ValueError(f"{feature!r} is no feature kind: one of {', '.join(FEATURES)}")
+    if feature == "text":
+        return TokenizedGenerateReqInput(rid)
+    made = [_item(feature, shape, dtype, seed + index) for index in range(items)]
+    request = TokenizedGenerateReqInput(rid, MultimodalInputs(made))
+    request.checksums = checksums(request)
+    return request
+
+
+def checksums(request: TokenizedGenerateReqInput) -> list[str]:
+    """One digest for each array of bytes that the request's items carry, in order."""
+    return [digest(array) for array in arrays(request)]
+
+
+def arrays(request: TokenizedGenerateReqInput) -> Iterator[Any]:
+    """The tensors and numpy arrays that the request's items carry, in order."""
+    for item in request.items():
+        for value in (item.feature, item.precomputed_embeddings):
+            if value is not None:
+                yield from value if isinstance(value, (list, tuple)) else [value]
+
+
+def digest(array: Any) -> str:
+    """A digest of an array's bytes, shape and type, the same for a tensor and for its clone."""
+    import torch
+
+    tensor = torch.as_tensor(array)
+    content = tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    return hashlib.blake2b(content + f"{tuple(tensor.shape)} {tensor.dtype}".encode(), digest_size=8).hexdigest()
+
+
+def _item(feature: str, shape: Sequence[int], dtype: str, seed: int) -> MultimodalDataItem:
+    one, other = (_tensor(shape, dtype, 2 * seed + which) for which in (0, 1))
+    made = {
+        "tensor": one,
+        "list": [one, other],
+        "tuple": (one, other),
+        "numpy": one.float().numpy(),
+        "precomputed_embeddings": one,
+    }[feature]
+    if feature == "precomputed_embeddings":
+        return MultimodalDataItem(precomputed_embeddings=made)
+    return MultimodalDataItem(feature=made)
+
+
+def _tensor(shape: Sequence[int], dtype: str, seed: int) -> Any:
+    import torch
+
+    dice = torch.Generator().manual_seed(seed)
+    kind = getattr(torch, dtype)
+    if kind.is_floating_point:
+        return torch.rand(tuple(shape), generator=dice).to(kind)
+    return torch.randint(0, 2 if kind is torch.bool else 100, tuple(shape), generator=dice).to(kind)
+
+
+def _nothing(*_: object, **__: object) -> None:
+    pass

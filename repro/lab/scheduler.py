@@ -1,0 +1,130 @@
+"""The consumer: a process that receives requests as sglang's scheduler does, with everything but the model.
+
+It is forked from a small warm parent that has torch imported (multiprocessing's forkserver), lives for as many runs
+as it survives, and dies as sglang's does: it prints the traceback and is killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+import traceback
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+import zmq
+
+from repro.lab import recorder, standins
+from repro.lab.request import checksums
+
+DEATHS = ("before materialize", "after materialize")
+
+
+@dataclass(frozen=True)
+class Session:
+    """What a scheduler is told before a run. Rank 0 receives from the tokenizer and forwards to the other ranks;
+    `die` names a moment and a send at which it is killed; `late` is how long the other ranks take to look."""
+
+    events: str
+    log: str
+    release: str
+    default_transport: bool = False
+    skip_tokenizer_init: bool = False
+    barrier: bool = True
+    die: tuple[str, int] | None = None
+    late: float = 0.0
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a scheduler stands: its rank, and the addresses of the sockets."""
+
+    rank: int
+    inbox: str
+    outbox: str
+    others: tuple[str, ...] = ()
+
+
+def serve(place: Place, control: Connection, barrier: Any, release: str) -> None:
+    """Run sessions until the control pipe is closed. The target of the process. `release` is lifted beforehand."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the tokenizer's process; the closed pipe ends this one
+    context = zmq.Context()
+    inbox, outbox = context.socket(zmq.PULL), context.socket(zmq.PUSH)
+    inbox.bind(place.inbox)
+    outbox.connect(place.outbox)
+    others = [context.socket(zmq.PUSH) for _ in place.others]
+    for other, address in zip(others, place.others, strict=True):
+        other.connect(address)
+    role = f"scheduler {place.rank}" if place.rank else "scheduler"
+    standins.mm_utils(release)
+    control.send("up")
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            session = control.recv()
+            standins.set_transport(
+                session.release, default=session.default_transport, skip_tokenizer_init=session.skip_tokenizer_init
+            )
+            with recorder.recording(session.events, role):
+                control.send("ready")
+                _run(session, place, control, inbox, outbox, others, barrier)
+                control.send("done")
+    context.destroy(linger=0)
+
+
+def _run(session: Session, place: Place, control: Connection, inbox, outbox, others, barrier) -> None:
+    """One session: requests until the tokenizer says that it is over."""
+    poller = zmq.Poller()
+    poller.register(inbox, zmq.POLLIN)
+    poller.register(control.fileno(), zmq.POLLIN)
+    send = 0
+    try:
+        while True:
+            ready = dict(poller.poll())
+            if inbox in ready:
+                recorder.about(send)
+                _receive(session, place, send, inbox, outbox, others, barrier)
+                send += 1
+            elif control.fileno() in ready:
+                control.recv()  # EOFError if the tokenizer's process is gone
+                return
+    except EOFError:
+        raise
+    except Exception:  # as in sglang's run_scheduler_process: anything ends the scheduler
+        with open(session.log, "a") as log:
+            log.write(f"Scheduler hit an exception: {traceback.format_exc()}\n")
+        _kill_myself()
+
+
+def _receive(session: Session, place: Place, send: int, inbox, outbox, others, barrier) -> None:
+    """Receive one request, restore its features, compare their bytes, and answer."""
+    if place.rank:
+        time.sleep(session.late)
+    request = inbox.recv_pyobj()
+    for other in others:
+        other.send_pyobj(request)
+    lifted = standins.mm_utils(session.release)
+    if lifted:
+        if barrier is not None and session.barrier and _has_shm(lifted, request):
+            barrier.wait(timeout=10)
+        _die(session, DEATHS[0], send)
+        lifted.unwrap_shm_features(request)
+        _die(session, DEATHS[1], send)
+    if place.rank == 0:
+        outbox.send_pyobj({"rid": request.rid, "intact": checksums(request) == request.checksums})
+
+
+def _has_shm(lifted: standins.Lifted, request: Any) -> bool:
+    """Whether anything of the request came as a pointer; 0.5.9, which has no function for it, is never asked."""
+    return "has_shm_features" in lifted.lines and lifted.has_shm_features([request])
+
+
+def _die(session: Session, moment: str, send: int) -> None:
+    if session.die == (moment, send):
+        _kill_myself()
+
+
+def _kill_myself() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)

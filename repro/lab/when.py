@@ -1,0 +1,152 @@
+"""When does it crash? The trigger table of the bug, each row run now."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from repro.lab.pipeline import Run, run
+from repro.lab.request import make_request
+from repro.lab.verdict import Refused, Verdict
+
+LAST, BEFORE_LISTS, FIXED = "0.5.12.post1", "0.5.10.post1", "0.5.13"
+ADDRESS = "127.0.0.1:24231"  # nothing has to listen there: with one node, the engine listens itself
+CRASH, NO_CRASH = "crashed", "survived"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One condition: what is known of it (`crashed`, `survived` or `refused`), and how to find out. `measure` is
+    None for what cannot run here, and `why` says why. `evidence` is `lab` or `engine`."""
+
+    condition: str
+    known: str
+    measure: Callable[[], Verdict] | None
+    evidence: str = "lab"
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A row and what came of it."""
+
+    row: Row
+    outcome: str
+    detail: str
+
+    @property
+    def differs(self) -> bool:
+        """Whether it was measured and is not what is known."""
+        return self.row.measure is not None and self.outcome != self.row.known
+
+
+def table(*, engine: bool = True) -> Iterator[Measured]:
+    """Every row, measured as it is asked for. Without `engine`, the rows that boot sglang (40 s each) are left out."""
+    for row in ROWS:
+        if row.measure is None:
+            yield Measured(row, "not run", row.why)
+        elif row.evidence == "lab" or engine:
+            try:
+                verdict = row.measure()
+            except Refused as refusal:
+                yield Measured(row, "not run", str(refusal))
+            else:
+                yield Measured(row, verdict.outcome, _detail(verdict, row))
+
+
+def _detail(verdict: Verdict, row: Row) -> str:
+    if verdict.outcome == "survived":
+        return f"{len(verdict.answers)} answers"
+    failed = [event for event in verdict.events if event["what"] == "open failed"]
+    if failed and failed[0].get("send") is not None:
+        return f"{verdict.error} at send {failed[0]['send'] + 1}"
+    return f"{verdict.error}"
+
+
+def _lab(**knobs: Any) -> Callable[[], Verdict]:
+    return lambda: _run(**knobs).verdict
+
+
+def _run(*, feature: str = "tensor", prompts: int = 1, n: int = 2, release: str = LAST, **knobs: Any) -> Run:
+    requests = [make_request(feature, rid=f"request-{i}", seed=i) for i in range(prompts)]
+    return run(requests, n=n, release=release, **knobs)
+
+
+def _engine(**options: Any) -> Callable[[], Verdict]:
+    """One image, n = 2, on the real engine, with other arguments for it or for `generate`."""
+
+    def measure() -> Verdict:
+        from repro.lab import engine, guard
+
+        arguments = Namespace(n=2, device="cpu", model=engine.TINY, **options)
+        return guard.run(engine_scene, arguments, environment=engine.environment(engine.TINY, engine.CPU))
+
+    return measure
+
+
+def engine_scene(arguments: Namespace) -> list[str]:
+    """In a guarded child: one image and n = 2, with `arguments.engine` for the engine and `arguments.stream`."""
+    from PIL import Image
+
+    from repro.lab import engine
+
+    llm = engine.start(arguments.model, arguments.device, **arguments.engine)
+    answers = llm.generate(
+        prompt="<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>What?<|im_end|>\n<|im_start|>assistant\n",
+        image_data=Image.new("RGB", (112, 112), "crimson"),
+        sampling_params={"n": 2, "max_new_tokens": 4, "temperature": 0},
+        stream=arguments.stream,
+    )
+    return [answer["text"] for answer in answers]
+
+
+def _two_images() -> Verdict:
+    from repro.lab import engine, guard
+
+    return guard.run(two_images_scene, Namespace(n=2), environment=engine.environment(engine.TINY, engine.CPU))
+
+
+def two_images_scene(arguments: Namespace) -> list[str]:
+    """In a guarded child: what sglang makes of one prompt with two images and n = 2, before anything is sent."""
+    from repro.lab.recorder import note
+
+    note("phase", phase="import")
+    from sglang.srt.managers.io_struct import GenerateReqInput
+
+    asked = GenerateReqInput(text="two", image_data=["a.png", "b.png"], sampling_params={"n": arguments.n})
+    try:
+        asked.normalize_batch_and_arguments()
+    except ValueError as error:
+        raise Refused(f"ValueError: {error}") from None
+    return [asked.text] * arguments.n
+
+
+ROWS = (
+    Row("n = 1", NO_CRASH, _lab(n=1)),
+    Row("n = 2, a CPU tensor", CRASH, _lab()),
+    Row("n = 8, a CPU tensor", CRASH, _lab(n=8)),
+    Row("text only, n = 4", NO_CRASH, _lab(feature="text", n=4)),
+    Row("a list of tensors", CRASH, _lab(feature="list")),
+    Row("a tuple of tensors", CRASH, _lab(feature="tuple")),
+    Row(f"a list of tensors, {BEFORE_LISTS}", NO_CRASH, _lab(feature="list", release=BEFORE_LISTS)),
+    Row("a numpy array", NO_CRASH, _lab(feature="numpy")),
+    Row("two prompts, n = 2", CRASH, _lab(prompts=2)),
+    Row('format="precomputed_embedding" (in .feature)', CRASH, _lab()),
+    Row(".precomputed_embeddings", NO_CRASH, _lab(feature="precomputed_embeddings")),
+    Row(f".precomputed_embeddings, {FIXED} (wrapped)", NO_CRASH, _lab(feature="precomputed_embeddings", release=FIXED)),
+    Row("dist_init_addr (transport default)", NO_CRASH, _lab(transport="default")),
+    Row("skip_tokenizer_init", NO_CRASH, _lab(skip_tokenizer_init=True)),
+    Row("two TP ranks, n = 1, with the barrier", NO_CRASH, _lab(n=1, ranks=2)),
+    Row("two TP ranks, n = 1, without it (#21655)", CRASH, _lab(n=1, ranks=2, barrier=False, late=0.2)),
+    Row(f"n = 2, {FIXED}", NO_CRASH, _lab(release=FIXED)),
+    Row("n = 2, 0.5.9, the first with the transport", CRASH, _lab(release="0.5.9")),
+    Row("n = 2, 0.5.8.post1, before the transport", NO_CRASH, _lab(release="0.5.8.post1")),
+    Row("two images in one prompt, n = 2 (flat list)", "refused", _two_images, "engine"),
+    Row("radix cache off", CRASH, _engine(engine={"disable_radix_cache": True}, stream=False), "engine"),
+    Row("stream = True", CRASH, _engine(engine={}, stream=True), "engine"),
+    Row("dist_init_addr, the engine", NO_CRASH, _engine(engine={"dist_init_addr": ADDRESS}, stream=False), "engine"),
+    Row("a tensor left on the GPU, or CUDA IPC", NO_CRASH, None, "", "needs a GPU"),
+    Row("dp_size > 1", CRASH, None, "", "two model replicas: FACTS.md has it from reading only"),
+)
