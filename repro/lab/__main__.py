@@ -46,7 +46,7 @@ def experiment(arguments: Namespace) -> None:
         transport=arguments.transport,
         ranks=arguments.ranks,
         barrier=not arguments.no_barrier,
-        late=0.2 if arguments.no_barrier else 0.0,
+        late=arguments.late,
     )
     if arguments.json:
         sends = [vars(send) for send in result.sends]
@@ -133,7 +133,8 @@ def parse() -> Namespace:
     parser.add_argument("--prompts", type=count, default=1, help="how many prompts the batch has")
     parser.add_argument("--transport", choices=pipeline.TRANSPORTS, default="shm")
     parser.add_argument("--ranks", type=count, default=1, help="how many tensor-parallel ranks")
-    parser.add_argument("--no-barrier", action="store_true", help="let rank 0 unwrap before the others have opened")
+    parser.add_argument("--no-barrier", action="store_true", help="let rank 0 unwrap before the others open ...")
+    parser.add_argument("--late", type=float, default=0.0, metavar="SECONDS", help="... after this long (default: 0)")
     parser.add_argument("--fix", metavar="NAME", help="the function to apply at both expansion points, e.g. detach")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     parser.add_argument("--events", action="store_true", help="print who created, opened, unlinked what, and when")

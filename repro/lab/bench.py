@@ -13,7 +13,7 @@ from typing import Any
 
 import zmq
 
-from repro.lab.scheduler import Place, Session, serve
+from repro.lab.scheduler import Barrier, Place, Session, serve
 
 PATIENCE = 60.0  # seconds: the first scheduler's warm parent has to import torch
 
@@ -41,12 +41,12 @@ class Schedulers:
         self.inbox = context.socket(zmq.PULL)
         self.inbox.bind(answers)
         processes = get_context("forkserver")
-        self.barrier = processes.Barrier(ranks) if ranks > 1 else None  # kept: its semaphores go when it does
+        barriers = _barriers(processes, ranks)
         self.processes, self.controls, self.dead = [], [], False
         for rank, inbox in enumerate(inboxes):
             ours, theirs = processes.Pipe()
             place = Place(rank, inbox, answers, tuple(inboxes[1:]) if rank == 0 else ())
-            process = processes.Process(target=serve, args=(place, theirs, self.barrier, release), daemon=True)
+            process = processes.Process(target=serve, args=(place, theirs, barriers[rank], release), daemon=True)
             process.start()
             theirs.close()
             self.processes.append(process)
@@ -144,6 +144,11 @@ class Bench:
 
     def _start(self, ranks: int, release: str) -> Schedulers:
         return Schedulers(self.context, self.folder, ranks, release)
+
+
+def _barriers(processes: Any, ranks: int) -> list[Barrier]:
+    pipes = [processes.Pipe() for _ in range(ranks - 1)]
+    return [Barrier([ours for ours, _ in pipes], first=True), *(Barrier([theirs], first=False) for _, theirs in pipes)]
 
 
 _numbers = itertools.count()

@@ -39,7 +39,7 @@ def main(file: str, function: str) -> int:
 def load(file: Path, function: str) -> Callable[[Namespace], object]:
     """FUNCTION of FILE, imported under a name that is not `__main__`, so that its own main does not run."""
     spec = importlib.util.spec_from_file_location(f"scene_{file.parent.name}_{file.stem}", file)
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # dataclasses look themselves up there
     spec.loader.exec_module(module)
     return getattr(module, function)
 

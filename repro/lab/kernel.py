@@ -27,9 +27,10 @@ def watching() -> Iterator[list[Seen]]:
     from inotify_simple import INotify, flags
 
     words = {flags.CREATE: "create", flags.OPEN: "open", flags.DELETE: "unlink"}
+    closing = flags.CLOSE_WRITE | flags.CLOSE_NOWRITE  # watched so that they part two openings: equal events merge
     seen: list[Seen] = []
     with INotify() as watch:
-        watch.add_watch(SHM, flags.CREATE | flags.OPEN | flags.DELETE)
+        watch.add_watch(SHM, flags.CREATE | flags.OPEN | flags.DELETE | closing)
         try:
             yield seen
         finally:

@@ -99,12 +99,13 @@ def run(
     """
     if n < 1 or transport not in TRANSPORTS or (die and die[0] not in DEATHS):
         raise ValueError(f"n = {n}, transport = {transport!r}, die = {die!r}: see what run takes")
+    release = source.name_of(release)
+    lifted = _lifted(release, prepare, points)
     bench.warm_up()
     request = make_request() if request is None else request
     requests = [request] if isinstance(request, TokenizedGenerateReqInput) else list(request)
-    release = source.name_of(release)
     inline = transport == "default"
-    tokenizer = Tokenizer(_lifted(release, prepare, points), requests, n)
+    tokenizer = Tokenizer(lifted, requests, n)
     standins.set_transport(release, default=inline, skip_tokenizer_init=skip_tokenizer_init)
     held = [list(arrays(one)) for one in requests]
     folder = Path(tempfile.mkdtemp(prefix="shm-kit-"))

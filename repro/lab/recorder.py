@@ -149,22 +149,24 @@ def _unpatch() -> None:
 
 def _recorded_open(path, flags, mode=0o777):
     what = "create" if flags & os.O_CREAT else "open"
+    began = time.monotonic()
     try:
         descriptor = _taken["open"](path, flags, mode=mode)
     except OSError as error:
         _event(f"{what} failed", path, errno=error.errno)
         raise
-    _event(what, path)
+    _event(what, path, at=began)
     return descriptor
 
 
 def _recorded_unlink(path):
+    began = time.monotonic()
     try:
         _taken["unlink"](path)
     except OSError as error:
         _event("unlink failed", path, errno=error.errno)
         raise
-    _event("unlink", path)
+    _event("unlink", path, at=began)
 
 
 def _recorded_semaphore_name():
@@ -193,8 +195,11 @@ def _file_made_by_path(happening: str, details: tuple) -> None:
             _event("create", path.removeprefix(SHM))
 
 
-def _event(what: str, name: str, **fields: Any) -> None:
-    event = Event(time.monotonic(), os.getpid(), role(), what, name, _account.send, where=_caller(), **fields)
+def _event(what: str, name: str, *, at: float | None = None, **fields: Any) -> None:
+    """Append an event. A success counts from the call's start, a failure from its end: then what failed because of
+    another process's success stands behind it."""
+    at = time.monotonic() if at is None else at
+    event = Event(at, os.getpid(), role(), what, name, _account.send, where=_caller(), **fields)
     note(**{key: value for key, value in asdict(event).items() if value is not None})
 
 

@@ -147,7 +147,7 @@ def digest(array: Any) -> str:
     import torch
 
     tensor = torch.as_tensor(array)
-    content = tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    content = tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
     return hashlib.blake2b(content + f"{tuple(tensor.shape)} {tensor.dtype}".encode(), digest_size=8).hexdigest()
 
 

@@ -48,7 +48,26 @@ class Place:
     others: tuple[str, ...] = ()
 
 
-def serve(place: Place, control: Connection, barrier: Any, release: str) -> None:
+class Barrier:
+    """One rank's part of a barrier over pipes. (multiprocessing's own leaves named semaphores in /dev/shm.)"""
+
+    def __init__(self, pipes: list[Connection], *, first: bool) -> None:
+        self.pipes, self.first = pipes, first
+
+    def wait(self) -> None:
+        """Return when every rank is here. Raises TimeoutError if one does not come."""
+        if not self.first:
+            self.pipes[0].send("here")
+        for pipe in self.pipes:
+            if not pipe.poll(10):
+                raise TimeoutError("a rank did not come to the barrier")
+            pipe.recv()
+        if self.first:
+            for pipe in self.pipes:
+                pipe.send("go")
+
+
+def serve(place: Place, control: Connection, barrier: Barrier, release: str) -> None:
     """Run sessions until the control pipe is closed. The target of the process. `release` is lifted beforehand."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the tokenizer's process; the closed pipe ends this one
     context = zmq.Context()
@@ -107,8 +126,8 @@ def _receive(session: Session, place: Place, send: int, inbox, outbox, others, b
         other.send_pyobj(request)
     lifted = standins.mm_utils(session.release)
     if lifted:
-        if barrier is not None and session.barrier and _has_shm(lifted, request):
-            barrier.wait(timeout=10)
+        if session.barrier and _has_shm(lifted, request):
+            barrier.wait()
         _die(session, DEATHS[0], send)
         lifted.unwrap_shm_features(request)
         _die(session, DEATHS[1], send)

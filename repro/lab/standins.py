@@ -109,8 +109,7 @@ def tokenizer_manager(release: str, with_prepare: bool) -> Lifted:
     names = [*TOKENIZER_MANAGER, *LATER_METHODS]
     methods = [f"TokenizerManager.{name}" for name in names if lift.has(code, f"TokenizerManager.{name}")]
     offered = _offered(release)
-    if lifted := mm_utils(release):
-        offered["wrap_shm_features"] = lambda obj: lifted.module.wrap_shm_features(obj)
+    offered["wrap_shm_features"] = lambda obj: mm_utils(release).module.wrap_shm_features(obj)
     if with_prepare:
         code = _with_prepare(code)
         offered |= {"prepare_1": itself, "prepare_2": itself}

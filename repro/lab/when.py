@@ -59,6 +59,8 @@ def table(*, engine: bool = True) -> Iterator[Measured]:
 def _detail(verdict: Verdict, row: Row) -> str:
     if verdict.outcome == "survived":
         return f"{len(verdict.answers)} answers"
+    if verdict.outcome == "refused":
+        return verdict.message or ""
     failed = [event for event in verdict.events if event["what"] == "open failed"]
     if failed and failed[0].get("send") is not None:
         return f"{verdict.error} at send {failed[0]['send'] + 1}"

@@ -1,0 +1,407 @@
+"""The pictures: they say what happened, in black and white and in words, and say the same thing in every run."""
+
+from __future__ import annotations
+
+import builtins
+import copy
+import importlib.util
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from repro.lab import graph as objects
+from repro.lab import picture
+from repro.lab.lanes import rows
+from repro.lab.verdict import Refused
+
+TOKENIZER, SCHEDULER, RANK = (987654321, "tokenizer"), (987654322, "scheduler"), (987654323, "scheduler 1")
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+@dataclass
+class Event:
+    at: float
+    pid: int
+    role: str
+    what: str
+    name: str
+    send: int | None = None
+    bytes: int | None = None
+    errno: int | None = None
+    where: str | None = None
+
+
+def events(*acts, start=91234.5):
+    """Events a millisecond apart, of `(process, "create map", name, send, further fields)`."""
+    ticks = count()
+    return [
+        Event(start + next(ticks) / 1000, *process, what, name, send, **(fields[0] if fields else {}))
+        for process, whats, name, send, *fields in acts
+        for what in whats.split("+")
+    ]
+
+
+def sent(send, name):
+    return [
+        (TOKENIZER, "create+map+close", name, send, {"bytes": 301056}),
+        (SCHEDULER, "open+map+unlink+close", name, send),
+    ]
+
+
+def crash():
+    gone = {"errno": 2, "where": "mm_utils.py:1564 __setstate__"}
+    return events(*sent(0, "/psm_1a2b3c4d"), (SCHEDULER, "open failed", "/psm_1a2b3c4d", 1, gone))
+
+
+def fixed(n, start=91234.5):
+    return events(*(act for send in range(n + 1) for act in sent(send, f"/psm_{send:08x}")), start=start)
+
+
+def labels(n):
+    return ["warm-up", *(f"sample {number}" for number in range(1, n + 1))]
+
+
+@dataclass
+class Tensor:
+    shape: tuple
+    dtype: str = "torch.float32"
+
+
+@dataclass
+class ShmPointerMMData:
+    shm_name: str
+    shape: tuple = (64, 1176)
+    dtype: str = "torch.float32"
+
+
+@dataclass
+class Item:
+    feature: object
+    hash: int = 7
+
+
+@dataclass
+class MultimodalInputs:
+    mm_items: list
+
+
+@dataclass
+class Request:
+    rid: str
+    mm_inputs: MultimodalInputs | None
+
+
+def request(*features):
+    return Request("a", MultimodalInputs([Item(feature) for feature in features or [Tensor((64, 1176))]]))
+
+
+def after_the_warm_up():
+    """The source request and its shallow copy, and the item that `wrap_shm_features` changed in both."""
+    source = request()
+    item = source.mm_inputs.mm_items[0]
+    item.feature = ShmPointerMMData("/psm_1a2b3c4d")
+    return {"request": source, "warm_up": copy.copy(source)}, item
+
+
+def read(svg):
+    """The document, if it is valid, stands alone, and has its text alternatives."""
+    root = ElementTree.fromstring(svg)
+    assert root.tag == f"{SVG}svg"
+    assert root.get("role") == "img"
+    assert root.find(f"{SVG}title").text
+    assert root.find(f"{SVG}desc").text
+    assert not any(element.tag.removeprefix(SVG) in ("script", "image", "a", "style") for element in root.iter())
+    assert not any(key.endswith("href") or key == "id" for element in root.iter() for key in element.attrib)
+    assert min(float(element.get("font-size", 14)) for element in root.iter()) >= 12
+    return root
+
+
+def words(svg):
+    return [element.text for element in read(svg).iter(f"{SVG}text")]
+
+
+# lanes
+
+
+def test_the_failed_open_is_marked_and_named():
+    svg = picture.lanes(crash(), labels=labels(1))
+    assert {"open name 1 fails", "FileNotFoundError (errno 2)", "at mm_utils.py:1564 __setstate__"} <= set(words(svg))
+    line = picture.lanes_text(crash(), labels(1)).splitlines()[5]
+    assert line.split() == [
+        *["sample", "1", "x", "open", "name", "1:", "FileNotFoundError"],
+        *["(errno", "2)", "at", "mm_utils.py:1564", "__setstate__"],
+    ]
+
+
+def test_a_segment_is_named_then_unlinked_but_mapped_then_gone():
+    assert [row.states for row in rows(crash())] == [["named"], ["named"], ["mapped"], ["gone"], ["gone"]]
+    assert {"named", "unlinked but mapped", "gone", "failed"} <= set(words(picture.lanes(crash())))
+
+
+def test_it_stays_mapped_until_the_last_one_closes():
+    acts = [(TOKENIZER, "create+map", "/a", 0), (SCHEDULER, "open+map+unlink+close", "/a", 0)]
+    found = rows(events(*acts, (TOKENIZER, "close", "/a", 0)))
+    assert [(row.words, *row.states) for row in found][2:] == [
+        ("unlink name 1", "mapped"),
+        ("close name 1", "mapped"),
+        ("close name 1", "gone"),
+    ]
+
+
+def test_without_a_record_of_mappings_an_unlinked_segment_counts_as_gone():
+    found = rows(events((TOKENIZER, "create", "/a", 0), (SCHEDULER, "open+unlink", "/a", 0)))
+    assert [row.states for row in found] == [["named"], ["named"], ["gone"]]
+
+
+def test_a_name_that_is_used_again_is_another_segment():
+    found = rows(events(*sent(0, "/a"), *sent(1, "/a")))
+    assert [row.segment for row in found] == [0] * 4 + [1] * 4
+
+
+def test_rows_are_few():
+    assert len(rows(crash())) == 5
+    assert len(rows(fixed(2))) == 12
+
+
+@pytest.mark.parametrize("n", [1, 2, 8])
+def test_one_column_a_segment(n):
+    svg = picture.lanes(fixed(n), labels=labels(n))
+    shown = words(svg)
+    assert all((f"name {number}" if n < 4 else str(number)) in shown for number in range(1, n + 2))
+    assert set(labels(n)) <= set(shown)
+    assert float(read(svg).get("width")) <= 900
+    assert f"unlink name {n + 1}" in picture.lanes_text(fixed(n), labels(n))
+
+
+def test_names_times_and_pids_do_not_show():
+    other = [replace(event, at=event.at * 3, pid=event.pid + 5, name=event.name[::-1]) for event in crash()]
+    svg = picture.lanes(crash(), labels=labels(1))
+    assert svg == picture.lanes(other, labels=labels(1))
+    assert not any(secret in svg for secret in ("psm", "98765432", "91234"))
+
+
+def test_how_the_sends_overlapped_does_not_show_unless_asked_for():
+    one_by_one = fixed(2)
+    overlapped = sorted(one_by_one, key=lambda event: (event.send > 0, event.role == "scheduler"))
+    overlapped = [replace(event, at=float(at)) for at, event in enumerate(overlapped)]
+    assert picture.lanes(one_by_one) == picture.lanes(overlapped)
+    assert "may overlap" in picture.lanes_text(overlapped)
+    told = picture.lanes_text(overlapped, order="time")
+    assert "| |" in told
+    assert "may overlap" not in told
+    assert picture.lanes(overlapped, order="time") != picture.lanes(overlapped)
+
+
+def test_send_by_send_never_reorders_what_happened_to_a_name():
+    shared = events(
+        (TOKENIZER, "create", "/a", 0),
+        (SCHEDULER, "open", "/a", 2),
+        (SCHEDULER, "open", "/a", 1),
+        (SCHEDULER, "unlink", "/a", 1),
+    )
+    assert [row.send for row in rows(shared)] == ["send 0", "send 2", "send 1", "send 1"]
+
+
+def test_ranks_are_told_apart_and_every_failure_shows():
+    acts = [(TOKENIZER, "create+map", "/a", 0), (SCHEDULER, "open+map", "/a", 0), (RANK, "open+map", "/a", 0)]
+    acts += [(SCHEDULER, "unlink", "/a", 0), (RANK, "unlink failed", "/a", 0, {"errno": 2})]
+    acts += [(TOKENIZER, "create failed", "/b", 1, {"errno": 28})]
+    shown = words(picture.lanes(events(*acts)))
+    assert {"scheduler: open name 1, map", "scheduler 1: unlink name 1 fails", "create name 2 fails"} <= set(shown)
+    assert "OSError (ENOSPC)" in shown
+
+
+def test_odd_words_are_escaped():
+    odd = events((TOKENIZER, "create", "/<&\x00\"'>", 0), (SCHEDULER, "open failed", "/x", 0, {"where": "<&\x01>"}))
+    svg = picture.lanes(odd, labels=['<b> & "c"'], title="1 < 2 & \x02")
+    assert '<b> & "c"' in words(svg)
+    assert read(svg).find(f"{SVG}title").text == "1 < 2 & \N{REPLACEMENT CHARACTER}"
+
+
+def test_nothing_happened():
+    assert words(picture.lanes([]))[-1] == picture.lanes_text([]) == "no shared-memory name was touched"
+    assert rows(events((TOKENIZER, "semaphore", "/sem", None))) == []
+
+
+# graph
+
+
+def test_what_is_shared_is_drawn_once():
+    roots, _ = after_the_warm_up()
+    shown = words(picture.graph(roots))
+    assert [word for word in shown if "#" in word and "Request" not in word] == [
+        *[" ShmPointerMMData #1 ", " Item #1 ", " list #1 ", " MultimodalInputs #1 "]
+    ]
+    assert {" Request #1 ", " Request #2 "} <= set(shown)
+
+
+def test_the_shared_path_is_told():
+    roots, item = after_the_warm_up()
+    assert picture.graph_text(roots, item).splitlines() == [
+        "request -> Request #1",
+        "request.rid = 'a'",
+        "request.mm_inputs -> MultimodalInputs #1",
+        "request.mm_inputs.mm_items -> list #1",
+        "request.mm_inputs.mm_items[0] -> Item #1 (mutated)",
+        "request.mm_inputs.mm_items[0].feature -> ShmPointerMMData #1",
+        "request.mm_inputs.mm_items[0].feature.shm_name = name 1",
+        "request.mm_inputs.mm_items[0].feature.shape = (64, 1176)",
+        "request.mm_inputs.mm_items[0].feature.dtype = float32",
+        "warm_up -> Request #2",
+        "warm_up.rid = 'a'",
+        "warm_up.mm_inputs -> MultimodalInputs #1 (shared with request)",
+    ]
+
+
+def test_sharing_within_one_request_is_told():
+    item = Item(Tensor((1, 2)))
+    told = picture.graph_text({"request": Request("a", MultimodalInputs([item, item]))}).splitlines()
+    assert told[-1] == "request.mm_inputs.mm_items[1] -> Item #1 (shared with request.mm_inputs.mm_items[0])"
+
+
+def test_what_was_copied_is_drawn_twice():
+    source = request()
+    other = copy.deepcopy(source)
+    shown = words(picture.graph({"request": source, "sample": other}))
+    assert {" MultimodalInputs #2 ", " list #2 ", " Item #2 ", " tensor (64, 1176) float32 #2 "} <= set(shown)
+    assert "shared" not in picture.graph_text({"request": source, "sample": other})
+
+
+def test_the_mutated_object_is_marked_without_colour():
+    roots, item = after_the_warm_up()
+    plain, marked = picture.graph(roots), picture.graph(roots, mutated=item)
+    assert " mutated " in words(marked)
+    assert " mutated " not in words(plain)
+    frames = [len(list(read(svg).iter(f"{SVG}polygon"))) for svg in (plain, marked)]
+    assert frames[1] > frames[0]  # the second border
+
+
+def test_even_a_tensor_can_be_the_mutated_one():
+    tensor = Tensor((64, 1176))
+    assert " mutated " in words(picture.graph({"request": request(tensor)}, mutated=tensor))
+    assert "float32 #1 (mutated)" in picture.graph_text({"request": request(tensor)}, tensor)
+
+
+def test_features_of_every_kind():
+    numpy = pytest.importorskip("numpy")
+    told = picture.graph_text({"request": request([Tensor((3,)), Tensor((4,))], (Tensor((5,)),), numpy.zeros((2, 3)))})
+    for kind in ("list #2", "tuple #1", "tensor (4,) float32 #1", "array (2, 3) float64 #1"):
+        assert f"-> {kind}" in told
+    torch = pytest.importorskip("torch")
+    svg = picture.graph({"request": request(torch.full((2, 2), 1234.5))})
+    assert " tensor (2, 2) float32 #1 " in words(svg)
+    assert "1234" not in svg
+
+
+def test_two_pointers_to_one_name_show_one_name():
+    told = picture.graph_text({"request": request(*(ShmPointerMMData(name) for name in ("/q", "/p", "/q")))})
+    assert [line.split(" = ")[1] for line in told.splitlines() if "shm_name" in line] == ["name 1", "name 2", "name 1"]
+
+
+def test_eight_samples():
+    roots = {f"sample_{number}": request(ShmPointerMMData(f"/{number}")) for number in range(1, 9)}
+    shown = words(picture.graph(roots))
+    assert {f" Request #{number} " for number in range(1, 9)} <= set(shown)
+    assert [word.strip() for word in shown if word.startswith(" sample_")] == list(roots)
+
+
+def test_long_lists_are_cut():
+    told = picture.graph_text({"request": request(*(Tensor((number,)) for number in range(12)))})
+    assert "request.mm_inputs.mm_items[...] = 2 more" in told
+
+
+def test_odd_objects():
+    odd = Request('<b>&"\x00\n\\N' + "é" * 50, None)
+    assert any("<b>&" in word for word in words(picture.graph({"<r&\n>": odd, "": object()})))
+    picture.graph({})
+
+
+def test_no_address_no_name_and_no_uuid_shows():
+    source = request(ShmPointerMMData("/psm_1a2b3c4d"))
+    source.rid = "0123456789abcdef" * 2
+    svg = picture.graph({"request": source})
+    for thing in (source, source.mm_inputs, source.mm_inputs.mm_items, source.mm_inputs.mm_items[0]):
+        assert str(id(thing)) not in svg
+    assert not any(secret in svg for secret in ("psm", "0x", source.rid, "node"))
+
+
+PROGRAM = """
+import builtins
+import tests.test_picture as here
+junk = [object() for _ in range({junk})]
+roots, item = here.after_the_warm_up()
+print(here.picture.graph(roots, mutated=item, title="t"))
+print(here.picture.graph({{f"sample_{{n}}": here.request() for n in range(8)}}))
+print(here.picture.lanes(here.fixed(8), labels=here.labels(8)))
+assert not hasattr(builtins, "mg")
+"""
+
+
+def test_every_process_draws_the_same():
+    drawn = [
+        subprocess.run(
+            [sys.executable, "-c", PROGRAM.format(junk=junk)],
+            env={**os.environ, "PYTHONHASHSEED": str(seed)},
+            cwd=Path(__file__).parents[1],
+            capture_output=True,
+            check=True,
+            timeout=120,
+        ).stdout
+        for seed, junk in ((1, 0), (2, 5000), (3, 77))
+    ]
+    assert drawn[0].count(b"</svg>") == 3
+    assert drawn[0] == drawn[1] == drawn[2]
+
+
+def test_memory_graph_leaves_no_trace():
+    memory_graph = pytest.importorskip("memory_graph")
+    vars(builtins).pop("mg", None)
+    before = {key: value for key, value in vars(memory_graph.config).items() if not key.startswith("__")}
+    picture.graph({"request": request()})
+    assert not hasattr(builtins, "mg")
+    assert before == {key: value for key, value in vars(memory_graph.config).items() if not key.startswith("__")}
+
+
+# dot
+
+
+@pytest.fixture
+def no_wheel(monkeypatch):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "pygraphviz" else found(name))
+
+
+def test_the_wheel_is_the_dot_that_is_used():
+    assert "pygraphviz" in picture.dot_path()
+
+
+def test_else_the_one_on_the_path(no_wheel, monkeypatch, tmp_path):
+    (tmp_path / "dot").write_text(f"#!{sys.executable}\n{objects.WHEEL}")
+    (tmp_path / "dot").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert picture.dot_path() == str(tmp_path / "dot")
+    assert " Request #1 " in words(picture.graph({"request": request()}))
+
+
+def test_without_any_dot_the_text_is_shown_and_says_why(no_wheel, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    roots, item = after_the_warm_up()
+    assert picture.dot_path() is None
+    shown = words(picture.graph(roots, mutated=item))
+    assert shown[1:-2] == picture.graph_text(roots, item).splitlines()
+    assert "no dot on this machine" in shown[-1]
+
+
+def test_a_dot_that_fails_is_refused_in_one_line(no_wheel, monkeypatch, tmp_path):
+    (tmp_path / "dot").write_text("#!/bin/sh\necho first >&2\necho broken >&2\nexit 1\n")
+    (tmp_path / "dot").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(Refused, match=r"^\S+/dot drew nothing \(broken\); .*pygraphviz") as refused:
+        picture.graph({"request": request()})
+    assert "\n" not in str(refused.value)

@@ -1,0 +1,78 @@
+"""The stepper looks at every line, and what it shows is what was there."""
+
+from __future__ import annotations
+
+import pytest
+
+from fixed.detach import detach
+from repro.lab import source, stepper
+from repro.lab.recorder import note, recording
+from repro.lab.request import make_request
+
+
+@pytest.fixture(scope="module")
+def crash():
+    return stepper.walk(n=2)
+
+
+def at(walk: stepper.Walk, text: str) -> list[stepper.Step]:
+    """The steps whose line contains `text`."""
+    return [step for step in walk.steps if text in step.code]
+
+
+def test_the_lines_are_upstreams(crash):
+    lines = source.read(source.INSTALLED, source.TOKENIZER_MANAGER).text.splitlines()
+    assert all(step.code == lines[step.line - 1] for step in crash.steps)
+    assert [step.number for step in crash.steps] == list(range(len(crash.steps)))
+
+
+def test_one_warm_up_and_two_samples(crash):
+    sends = at(crash, "self._send_one_request(tokenized_obj)")
+    assert [step.sends for step in sends] == [0, 1, 1]  # the samples make no event of their own: nothing is wrapped
+    assert [step.variables["max_new_tokens"] for step in sends] == ["0", "8", "8"]
+
+
+def test_the_copies_share_and_the_wrap_mutates_the_source(crash):
+    warm_up, *samples = at(crash, "self._send_one_request(tokenized_obj)")
+    for step in (warm_up, *samples):
+        assert step.roots["tokenized_obj"].mm_inputs is step.roots["tokenized_objs[0]"].mm_inputs
+    assert warm_up.mutated is None
+    assert all(step.mutated is step.roots["tokenized_objs[0]"].mm_inputs.mm_items[0] for step in samples)
+
+
+def test_the_name_is_gone_when_the_first_sample_is_copied(crash):
+    first_sample = at(crash, "copy.copy(tokenized_objs[i])")[1]
+    assert list(first_sample.names.values()) == [False]
+
+
+def test_steps_do_not_change_afterwards(crash):
+    """A step is a snapshot: the first one after tokenizing still holds the tensor."""
+    first = next(step for step in crash.steps if step.roots)
+    assert type(first.roots["tokenized_objs[0]"].mm_inputs.mm_items[0].feature).__name__ == "Tensor"
+
+
+def test_with_the_fix_nothing_is_mutated():
+    walk = stepper.walk(n=2, prepare=detach)
+    assert walk.run.faults() == []
+    assert all(step.mutated is None for step in walk.steps)
+    last = at(walk, "self._send_one_request(tokenized_obj)")[-1]
+    assert last.roots["tokenized_obj"].mm_inputs is not last.roots["tokenized_objs[0]"].mm_inputs
+
+
+def test_looking_does_not_touch(crash):
+    assert crash.run.verdict.is_the_crash()
+    assert crash.run.verdict.life_of_segment() == ["create", "open", "unlink", "open failed"]
+
+
+def test_n_1_takes_the_other_branch():
+    walk = stepper.walk(make_request(), n=1)
+    assert not at(walk, "copy.copy(tokenized_objs[i])")
+    assert walk.run.verdict.outcome == "survived"
+
+
+def test_only_one_recording_at_a_time(tmp_path):
+    with recording(str(tmp_path / "a"), "tokenizer"):
+        note("semaphore", name="x")
+        with pytest.raises(RuntimeError, match="already recorded"), recording(str(tmp_path / "b"), "tokenizer"):
+            pass
+    assert '"name": "x"' in (tmp_path / "a").read_text()
