@@ -25,7 +25,8 @@ test: $(WHOLE) ## prove both, on the real engine
 	$(BIN)/ruff check
 	$(BIN)/python -m pytest
 
-readme: $(WHOLE) ## write the commands' true output into README.md
+readme: $(WHOLE) ## write the commands' true output into README.md, and draw its pictures
+	$(BIN)/python -m scripts.pictures
 	$(BIN)/python -m scripts.readme
 
 lock: $(BIN)/uv ## resolve requirements/*.in again

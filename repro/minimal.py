@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""One image, n = 2: sglang #24231 on one screen, and it dies. `diff repro/minimal.py fixed/minimal.py` is the lesson.
-All names are sglang's; bytes stand for pixels, a pool of one process for the scheduler. For Linux and macOS."""
-# fmt: off  (one blank line, not two, between functions: that keeps it on one screen)
+# fmt: off
+"""One image, n = 2, and sglang 0.5.12.post1 dies: on one screen, hence the single blank lines. Linux, macOS.
+Bytes stand for pixels, a pool of one process for the scheduler. `diff repro/minimal.py fixed/minimal.py`: the fix."""
 import copy
 import pickle
 from multiprocessing import get_context, shared_memory
@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 PIXELS, EVENTS = b"crimson", []  # events: (role, what, name), what this process did to names in shared memory
 
-class ShmPointerMMData:  # what is pickled in the place of a feature: a name, under which the feature lies
+class ShmPointerMMData:  # what is pickled in the place of a feature: the name of a segment that holds it
     def __init__(self, feature):
         self.shm = shared_memory.SharedMemory(create=True, size=len(feature))
         self.shm.buf[: len(feature)] = feature
@@ -24,28 +24,28 @@ class ShmPointerMMData:  # what is pickled in the place of a feature: a name, un
 
     def materialize(self):
         feature = bytes(self.shm.buf).rstrip(b"\0")  # a clone; macOS rounds segments up to whole pages
-        self.shm.unlink()  # the pointer takes the name for its own, but whoever shares the item sends it, too
+        self.shm.unlink()  # the pointer takes the name for its own; but whoever shares the item sends it, too
         EVENTS.append(("scheduler", "unlink", self.shm.name))
         return feature
 
 def wrap_shm_features(request):
     for item in request.mm_inputs.mm_items:
         if isinstance(item.feature, bytes):  # a pointer is not wrapped again, be its name alive or dead
-            item.feature = ShmPointerMMData(item.feature)  # in place, for all who share the item
+            item.feature = ShmPointerMMData(item.feature)  # in place: for all who share the item
 
-def _handle_batch_request(request):
-    warm_up = copy.copy(request)  # expansion point 1: a hidden send, to cache the prefix
-    yield warm_up  # comes back when it has been answered: what follows is no race
+def _handle_batch_request(request):  # yields what is to be sent; is resumed when that has been answered: no race
+    warm_up = copy.copy(request)  # expansion point 1, hidden. A shallow copy shares mm_inputs, and so the item
+    yield warm_up
     for _ in range(request.parallel_sample_num):
-        sample = copy.copy(request)  # expansion point 2
+        sample = copy.copy(request)  # expansion point 2, shallow again
         yield sample
 
-def scheduler(message):
+def scheduler(message):  # in the other process
     EVENTS.clear()
     [item] = pickle.loads(message).mm_inputs.mm_items  # opens the name, and nothing here catches what that raises
-    return EVENTS if item.feature.materialize() == PIXELS else []  # only the right pixels count as answered
+    return EVENTS if item.feature.materialize() == PIXELS else []  # only the right pixels count as an answer
 
-def run(n=2):
+def run(n=2):  # returns what happened: [(role, what, "name 1"), ...]
     EVENTS.clear()
     mm_inputs = SimpleNamespace(mm_items=[SimpleNamespace(feature=PIXELS)])
     with get_context("spawn").Pool(1) as pool:
@@ -53,7 +53,7 @@ def run(n=2):
             for sent in _handle_batch_request(SimpleNamespace(mm_inputs=mm_inputs, parallel_sample_num=n)):
                 wrap_shm_features(sent)
                 EVENTS.extend(pool.apply_async(scheduler, [pickle.dumps(sent)]).get(timeout=10))
-        except FileNotFoundError as error:  # sglang's scheduler takes the whole server with it
+        except FileNotFoundError as error:  # the end: sglang's scheduler dies of it, and takes the server along
             EVENTS.append(("scheduler", "open failed", error.filename.lstrip("/")))
     names = list(dict.fromkeys(name for *_, name in EVENTS))
     return [(role, what, f"name {names.index(name) + 1}") for role, what, name in EVENTS]

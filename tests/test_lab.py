@@ -70,6 +70,20 @@ def test_lab_agrees_with_the_script(repro_run):
     assert f"happened   {lab.error} at {lab.where}" in repro_run.stdout
 
 
+@pytest.mark.parametrize(("side", "prepare"), [("repro", None), ("fixed", detach)])
+def test_minimal_does_what_the_lab_does(side, prepare):
+    """The cartoon's sequence of events is the lab's, with what is done to the memory left out. (The fixed lab's
+    processes overlap, so each name's life is compared.)"""
+    code = f"import json\nfrom {side}.minimal import run\nif __name__ == '__main__': print(json.dumps(run()))"
+    cartoon = [tuple(event) for event in json.loads(machine.command("-c", code).stdout)]
+    result = run(n=2, prepare=prepare)
+    number = {name: f"name {i}" for i, name in enumerate(result.names, start=1)}
+    events = [(event.role, event.what, number[event.name]) for event in result.events]
+    lab = [event for event in events if event[1] not in ("map", "close")]
+    by_name = (lambda events: sorted(events, key=lambda event: event[2])) if prepare else list
+    assert by_name(cartoon) == by_name(lab)
+
+
 def _life(verdict: dict) -> list[str]:
     life = [event["what"] for event in verdict["events"] if event.get("name") == verdict["segment"]]
     return [what for what in life if what not in ("map", "close")]

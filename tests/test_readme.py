@@ -52,3 +52,10 @@ def test_every_make_target_exists():
     makefile = (machine.ROOT / "Makefile").read_text()
     for target in set(re.findall(r"`make ([a-z]+)", TEXT)):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_pictures_are_fresh():
+    from scripts import pictures
+
+    for name, svg in pictures.drawn().items():
+        assert (pictures.FOLDER / name).read_text() == svg, name

@@ -52,14 +52,14 @@ class Schedulers:
             self.processes.append(process)
             self.controls.append(ours)
         self.up = False
-        socket = context.socket(zmq.PUSH)
-        socket.connect(inboxes[0])
-        self.outbox = Outbox(socket)
+        self.first_inbox = inboxes[0]
+        self.outbox = Outbox(context.socket(zmq.PUSH))
 
     def wait_until_up(self) -> None:
         """Wait until every rank has been started. Raises OSError if one does not come up."""
         if not self.up:
             self._expect("up")
+            self.outbox.socket.connect(self.first_inbox)  # only now: ZMQ waits 100 ms before it tries a second time
             self.up = True
 
     def begin(self, session: Session) -> None:
@@ -112,7 +112,7 @@ class Bench:
             self.folder = tempfile.mkdtemp(prefix="shm-kit-bench-")
             self.context = zmq.Context()
             atexit.register(self.close)
-            get_context("forkserver").set_forkserver_preload(["torch", "repro.lab.scheduler"])
+            get_context("forkserver").set_forkserver_preload(["repro.lab.warm"])
             forkserver.ensure_running()
 
     @contextmanager

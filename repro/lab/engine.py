@@ -76,8 +76,8 @@ def arguments(model: str, device: Device) -> dict[str, Any]:
 
 
 def start(model: str, device: str, **more: Any) -> Any:
-    """A running `sglang.Engine`, with `more` arguments if there are any. To be called in a child only (see `guard`): if its scheduler dies, sglang kills
-    the calling process and everything below it."""
+    """A running `sglang.Engine`, with `more` arguments if there are any. To be called in a child only (see `guard`):
+    if its scheduler dies, sglang kills the calling process and everything below it."""
     note("phase", phase="model")
     given = arguments(model, choose(device))
     note("phase", phase="import")

@@ -76,6 +76,7 @@ def serve(place: Place, control: Connection, barrier: Barrier, release: str) -> 
     outbox.connect(place.outbox)
     others = [context.socket(zmq.PUSH) for _ in place.others]
     for other, address in zip(others, place.others, strict=True):
+        other.reconnect_ivl = 5  # ms: they may not be there yet
         other.connect(address)
     role = f"scheduler {place.rank}" if place.rank else "scheduler"
     standins.mm_utils(release)

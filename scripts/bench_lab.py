@@ -1,0 +1,88 @@
+"""How fast the lab is: its start, an experiment, a restart after a crash, and dispatch against the floor.
+
+`python -m scripts.bench_lab [--rounds N]`. Everything is measured in one run; the floor is one first write of the
+same bytes into a fresh segment.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import time
+from multiprocessing import shared_memory
+from pathlib import Path
+
+from fixed.detach import detach
+
+ROOT = Path(__file__).resolve().parents[1]
+LAB = "from repro.lab.pipeline import run; run(n=2)"
+
+
+def fresh(code: str) -> float:
+    """Seconds of a fresh Python that runs `code`."""
+    began = time.perf_counter()
+    subprocess.run([sys.executable, "-c", f"if __name__ == '__main__': {code}"], cwd=ROOT, check=True)
+    return time.perf_counter() - began
+
+
+def milliseconds(**knobs) -> float:
+    """Of one experiment."""
+    from repro.lab.pipeline import run
+
+    began = time.perf_counter()
+    run(**knobs)
+    return 1e3 * (time.perf_counter() - began)
+
+
+def floor(tensor) -> float:
+    """Seconds of one first write of the tensor's bytes into a fresh segment, with what belongs to it: create, map,
+    write, close."""
+    import torch
+
+    began = time.perf_counter()
+    segment = shared_memory.SharedMemory(create=True, size=tensor.numel() * tensor.element_size())
+    torch.frombuffer(segment.buf, dtype=torch.uint8).copy_(tensor.view(torch.uint8).reshape(-1))
+    segment.close()
+    seconds = time.perf_counter() - began
+    segment.unlink()
+    return seconds
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    rounds = parser.parse_args().rounds
+    from repro.lab.pipeline import run
+    from repro.lab.request import make_request
+
+    torch_alone = min(fresh("import torch") for _ in range(rounds))
+    lab = min(fresh(LAB) for _ in range(rounds))
+    print(f"a fresh Python, to the end of the first experiment: {lab:.1f} s; import torch alone: {torch_alone:.1f} s")
+    print(f"  difference {lab - torch_alone:.1f} s (goal 1 s)")
+    run(n=2, prepare=detach)
+    small = [milliseconds(request=make_request(shape=(4, 8)), n=2, prepare=detach) for _ in range(10 * rounds)]
+    print(f"one experiment, n = 2, small feature: median {statistics.median(small):.1f} ms (goal 20 ms)")
+    after = []
+    for _ in range(4 * rounds):
+        run(make_request(shape=(4, 8)), n=2)
+        after.append(milliseconds(request=make_request(shape=(4, 8)), n=2, prepare=detach))
+    extra = statistics.median(after) - statistics.median(small)
+    print(f"the experiment after a crash: median {statistics.median(after):.1f} ms, {extra:.1f} ms more (goal 100 ms)")
+    for side in (112, 1536):
+        request = make_request(shape=((side // 14) ** 2, 1176))
+        tensor = request.mm_inputs.mm_items[0].feature
+        floors, dispatches = [], []
+        for _ in range(rounds):
+            floors.append(floor(tensor))
+            dispatches += [send.seconds for send in run(request, n=2, prepare=detach).sends]
+        ratio = statistics.median(dispatches) / statistics.median(floors)
+        size = tensor.numel() * tensor.element_size() / 1e6
+        spent = 1e3 * statistics.median(dispatches)
+        print(f"dispatch of one send, {size:.1f} MB: {spent:.2f} ms, {ratio:.2f} of the floor")
+
+
+if __name__ == "__main__":
+    main()
