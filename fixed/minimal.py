@@ -47,7 +47,7 @@ def scheduler(message):  # in the other process
     [item] = pickle.loads(message).mm_inputs.mm_items  # opens the name, and nothing here catches what that raises
     return EVENTS if item.feature.materialize() == PIXELS else []  # only the right pixels count as an answer
 
-def run(n=2):  # returns what happened: [(role, what, "name 1"), ...]
+def run(n=2):  # n > 1, since 1 takes another branch; returns [(role, what, "name 1"), ...]
     EVENTS.clear()
     mm_inputs = SimpleNamespace(mm_items=[SimpleNamespace(feature=PIXELS)])
     with get_context("spawn").Pool(1) as pool:
