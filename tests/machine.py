@@ -18,6 +18,14 @@ def names() -> set[str]:
     return set(os.listdir(SHM))
 
 
+def left_since(before: set[str]) -> set[str]:
+    """The names in /dev/shm that were not there `before` and stay. (Another program's come and go.)"""
+    until = time.monotonic() + 3
+    while (left := names() - before) and time.monotonic() < until:
+        time.sleep(0.1)
+    return left
+
+
 def processes_of(folder: Path) -> list[int]:
     """The living processes that belong to a run with its temporary files below `folder`: their environment says
     so (a process whose title was changed keeps it)."""

@@ -77,7 +77,7 @@ def test_keeps_its_promise_and_leaves_nothing(side, version, tmp_path):
     assert run.stderr == ""  # a resource tracker that finds something left would say so here
     assert run.stdout.splitlines() == TOLD[side]
     assert run.returncode == 0
-    assert machine.names() - before == set()
+    assert machine.left_since(before) == set()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -146,7 +146,7 @@ def test_a_consumer_that_is_killed_is_waited_for_in_vain_and_leaves_nothing(tmp_
     run = execute(sys.executable, script, tmp_path)
     assert (run.returncode, run.stdout) == (1, "")
     assert "TimeoutError" in run.stderr
-    assert machine.names() - before == set()
+    assert machine.left_since(before) == set()
 
 
 # What the two files are.
