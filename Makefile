@@ -32,7 +32,7 @@ readme: $(WHOLE) ## write the commands' true output into README.md, and draw its
 lock: $(BIN)/uv ## resolve requirements/*.in again
 	cd requirements && ../$(COMPILE) --exclude-newer $(AS_OF) --excludes cpu.without cpu.in -o cpu.lock
 	cd requirements && ../$(COMPILE) -c cpu.lock tools.in -o tools.lock
-	cd requirements && ../$(COMPILE) --exclude-newer $(AS_OF) gpu.in -o gpu.lock
+	cd requirements && ../$(COMPILE) --exclude-newer $(AS_OF) --excludes gpu.without gpu.in -o gpu.lock
 
 clean: ## remove .venv and what the tools leave
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -6,7 +6,8 @@ import re
 
 import pytest
 
-from scripts import readme, transcript
+from repro.lab import transcript
+from scripts import readme
 from tests import machine
 
 TEXT = (machine.ROOT / "README.md").read_text()

@@ -1,4 +1,4 @@
-"""The output of a command as README shows it, and as a test compares it."""
+"""The output of a command as README and notebooks show it, and as a test compares it."""
 
 from __future__ import annotations
 
