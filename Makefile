@@ -10,7 +10,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.10 --gen
 	--custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lock readme clean
+.PHONY: help setup demo test lab notebooks book doctor lock readme clean
 
 help: ## print this
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 10
@@ -24,6 +24,18 @@ demo: $(WHOLE) ## see sglang 0.5.12.post1 die of one image with n = 2, then see 
 test: $(WHOLE) ## prove both, on the real engine
 	$(BIN)/ruff check
 	$(BIN)/python -m pytest
+
+lab: $(WHOLE) ## open JupyterLab at the notebooks
+	$(BIN)/jupyter lab --notebook-dir notebooks
+
+notebooks: $(WHOLE) ## execute every notebook from clean and keep its outputs
+	$(BIN)/python -m scripts.notebooks
+
+book: $(WHOLE) ## export the notebooks to build/book/index.html, which opens without a network
+	$(BIN)/python -m scripts.notebooks --book build/book
+
+doctor: ## say what is wrong with this machine, and the exact remedy
+	@$$(test -x $(BIN)/python && echo $(BIN)/python || echo $(PYTHON)) -m repro.lab.doctor
 
 readme: $(WHOLE) ## write the commands' true output into README.md, and draw its pictures
 	$(BIN)/python -m scripts.pictures

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import time
 import traceback
@@ -81,6 +82,7 @@ def serve(place: Place, control: Connection, barrier: Barrier, release: str) -> 
     role = f"scheduler {place.rank}" if place.rank else "scheduler"
     standins.mm_utils(release)
     control.send("up")
+    session = None
     with contextlib.suppress(EOFError, OSError):
         while True:
             session = control.recv()
@@ -92,6 +94,8 @@ def serve(place: Place, control: Connection, barrier: Barrier, release: str) -> 
                 _run(session, place, control, inbox, outbox, others, barrier)
                 control.send("done")
     context.destroy(linger=0)
+    for path in {place.inbox.removeprefix("ipc://"), session.events if session else ""} - {""}:
+        shutil.rmtree(os.path.dirname(path), ignore_errors=True)  # the tokenizer's process was killed, and could not
 
 
 def _run(session: Session, place: Place, control: Connection, inbox, outbox, others, barrier) -> None:

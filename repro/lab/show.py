@@ -5,14 +5,18 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
+from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from IPython.display import SVG
+from IPython.display import SVG, clear_output
 
-from repro.lab import picture, transcript
+from repro.lab import child, engine, guard, picture, report, transcript
+from repro.lab.command import PROMPT
 from repro.lab.guard import ROOT
 from repro.lab.pipeline import Run
+from repro.lab.progress import SAYS
+from repro.lab.verdict import Outcome, Verdict
 
 
 def lanes(run: Run, title: str = "") -> SVG:
@@ -33,6 +37,25 @@ def command(line: str) -> None:
     print(transcript.shown(run.stdout + run.stderr), end="")
     if run.returncode:
         raise RuntimeError(f"{line} exited with status {run.returncode}")
+
+
+def script(path: str, promise: Outcome, *, n: int = 2) -> Verdict:
+    """Run the scene of `repro/crash.py` or `fixed/crash.py` on the real engine, in a child, with its phases shown
+    while they last; print and return the verdict. Raises AssertionError if the promise is not kept."""
+    device = engine.choose("auto")
+    model = engine.TINY if device is engine.CPU else engine.SMALL_VLM
+    arguments = Namespace(n=n, image=None, prompt=PROMPT, model=model, device=device.name)
+
+    def live(phase: str) -> None:
+        clear_output(wait=True)
+        print(f"{SAYS.get(phase, phase)} ...")
+
+    scene = child.load(ROOT / path, "scene")
+    verdict = guard.run(scene, arguments, environment=engine.environment(model, device), on_phase=live)
+    clear_output(wait=True)
+    print(transcript.shown(report.text(verdict, promise)), end="")
+    assert verdict.keeps(promise), f"{path} promised {promise!r}"
+    return verdict
 
 
 @contextlib.contextmanager

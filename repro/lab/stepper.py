@@ -48,10 +48,11 @@ class Step:
 
 @dataclass
 class Walk:
-    """All steps of one run, and the run."""
+    """All steps of one run, the run, and the path of the file that the lines are of."""
 
     steps: list[Step]
     run: Run
+    path: Path
 
 
 def walk(
@@ -65,7 +66,8 @@ def walk(
     requests = request if request is not None else make_request()
     watcher = _Watcher()
     result = run(requests, n=n, release=release, prepare=prepare, trace=watcher.trace)
-    return Walk(watcher.steps, result)
+    code = source.read(source.name_of(release), source.TOKENIZER_MANAGER)
+    return Walk(watcher.steps, result, code.path)
 
 
 @dataclass

@@ -58,7 +58,7 @@ def table(*, engine: bool = True) -> Iterator[Measured]:
 
 def _detail(verdict: Verdict, row: Row) -> str:
     if verdict.outcome == "survived":
-        return f"{len(verdict.answers)} answers"
+        return "1 answer" if len(verdict.answers) == 1 else f"{len(verdict.answers)} answers"
     if verdict.outcome == "refused":
         return verdict.message or ""
     failed = [event for event in verdict.events if event["what"] == "open failed"]

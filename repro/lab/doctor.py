@@ -1,0 +1,356 @@
+"""`python -m repro.lab.doctor`: what is there, what is wrong, and the exact remedy. One line a check.
+
+It boots no engine, imports neither sglang nor torch, and removes nothing: of what earlier runs have left, it says how
+to remove it. It runs on a bare Python, too, so that it can tell what a broken set-up lacks.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import importlib.util
+import json
+import os
+import shlex
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
+
+from repro.lab import engine, preflight, vlm
+from repro.lab.command import OneLineParser
+from repro.lab.verdict import AFFECTED, Refused
+
+SHM = Path("/dev/shm")
+PROC = Path("/proc")
+LOCKS = Path(__file__).resolve().parents[2] / "requirements"
+SET_UP = "make setup"
+PYTHONS = (3, 10), (3, 13)
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+SEGMENTS = ("psm_*", "sem.mp-*", "sgl_shm_*", "sglang_*")  # Python's names, and those of later releases
+FOLDERS = ("shm-kit-*",)
+NAMED = 5  # how many of many are named
+BETWEEN_LOOKS = 0.5  # seconds: a segment on its way is open in no process for about a millisecond
+
+
+@dataclass(frozen=True)
+class Check:
+    """What one check came to. `remedy` is what to do about it, if there is something to do."""
+
+    state: Literal["OK", "FAIL", "note"]
+    what: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.state:<4} {self.what}" + (f": {self.remedy}" if self.remedy else "")
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """0: nothing fails. 1: something does. 2: bad usage."""
+    try:
+        arguments = parse(words)
+    except Refused as refusal:
+        print(f"repro.lab.doctor: {refusal}", file=sys.stderr)
+        return 2
+    checks = []
+    for check in examine():
+        checks.append(check)
+        if not arguments.json:
+            print(check, flush=True)
+    failed = any(check.state == "FAIL" for check in checks)
+    if arguments.json:
+        print(json.dumps({"ok": not failed, "checks": [asdict(check) for check in checks]}, indent=2))
+    return int(failed)
+
+
+def parse(words: Sequence[str] | None):
+    """The command line. Raises Refused, in one line, for bad usage."""
+    parser = OneLineParser(prog="python -m repro.lab.doctor", description="Is everything there that the kit needs?")
+    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    return parser.parse_args(words)
+
+
+def examine() -> Iterator[Check]:
+    """The checks, each made as it is asked for. One that breaks down is itself a FAIL: the others still tell."""
+    for check in CHECKS:
+        try:
+            yield check()
+        except Exception as error:
+            name = getattr(check, "func", check).__name__
+            yield Check("FAIL", f"the check {name} broke down ({type(error).__name__}, {error})", SET_UP)
+
+
+def python() -> Check:
+    """OK for Python 3.10 to 3.13."""
+    number = sys.version.split()[0]
+    if PYTHONS[0] <= tuple(sys.version_info[:2]) <= PYTHONS[1]:
+        return Check("OK", f"python {number}")
+    return Check("FAIL", f"python {number} is none of 3.10 to 3.13", "make clean && make PYTHON=python3.12 setup")
+
+
+def linux() -> Check:
+    """OK on Linux."""
+    try:
+        preflight.require_linux()
+    except Refused as refusal:
+        return _refused(refusal)
+    return Check("OK", f"linux {os.uname().release}, {os.uname().machine}, {os.cpu_count()} cores")
+
+
+def lock(name: str) -> Check:
+    """OK if all that the lock pins for this Python and platform is installed in the pinned version."""
+    path = LOCKS / name
+    shown = f"requirements/{name}"
+    try:
+        lines = path.read_text().splitlines()
+    except OSError as error:
+        return Check("FAIL", f"cannot read {shown} ({error.strerror})", f"git checkout -- {shown}")
+    if importlib.util.find_spec("packaging") is None:
+        return Check("FAIL", f"{shown} cannot be compared, packaging is missing", SET_UP)
+    from packaging.requirements import Requirement
+
+    pins = [Requirement(line.rstrip(" \\")) for line in lines if line[:1].isalnum()]
+    pins = [pin for pin in pins if pin.marker is None or pin.marker.evaluate()]
+    wrong = [told for pin in pins if (told := _difference(pin))]
+    if wrong:
+        return Check("FAIL", f"{shown}: {len(wrong)} of {len(pins)} packages differ ({_some(wrong)})", SET_UP)
+    return Check("OK", f"{shown}: {len(pins)} packages as pinned")
+
+
+def torch() -> Check:
+    """OK if torch is here; it is not imported."""
+    found = _installed("torch")
+    return Check("OK", f"torch {found}") if found else Check("FAIL", "torch is missing", SET_UP)
+
+
+def sglang() -> Check:
+    """OK for an affected release of sglang, a note for another one; it is not imported."""
+    found = _installed("sglang")
+    if not found:
+        return Check("FAIL", "sglang is missing", SET_UP)
+    if found in AFFECTED:
+        return Check("OK", f"sglang {found}, affected: one image and n > 1 kill it")
+    return Check("note", f"sglang {found} is not affected, repro/crash.py will not crash", SET_UP)
+
+
+def dot() -> Check:
+    """A note without dot: object graphs are then shown as text."""
+    from repro.lab.picture import dot_path
+
+    found = dot_path()
+    if found:
+        return Check("OK", f"dot {found}")
+    return Check("note", "no dot, object graphs are shown as text", f"{SET_UP}, or apt-get install graphviz")
+
+
+def shared_memory() -> Check:
+    """OK if segments can be made in /dev/shm and there is room for some."""
+    try:
+        preflight.require_shared_memory()
+    except Refused as refusal:
+        return _refused(refusal)
+    room = os.statvfs(SHM)
+    size, free = (blocks * room.f_frsize >> 20 for blocks in (room.f_blocks, room.f_bavail))
+    return Check("OK", f"{SHM} {size} MiB, {free} MiB free, writable")
+
+
+def gpu() -> Check:
+    """A note without a usable GPU: the CPU does."""
+    return Check("OK", "a usable GPU") if engine.has_usable_gpu() else Check("note", "no GPU", "the CPU is used")
+
+
+def browser() -> Check:
+    """A note without a browser: only the browser test needs it."""
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if found:
+        return Check("OK", f"browser {found}")
+    return Check("note", "no browser, the browser test is skipped", "apt-get install chromium")
+
+
+def cache() -> Check:
+    """OK if the cache directory, or the folder that it would be made in, can be written. Makes nothing."""
+    folder = vlm.cache_directory()
+    try:
+        with tempfile.TemporaryFile(dir=next(path for path in (folder, *folder.parents) if path.exists())):
+            return Check("OK", f"cache directory {folder}, writable")
+    except OSError as error:
+        what = f"cannot write to the cache directory {folder} ({error.strerror})"
+        return Check("FAIL", what, "set XDG_CACHE_HOME to a folder that you may write to")
+
+
+def tiny_model() -> Check:
+    """A note if the tiny model is not built yet."""
+    try:
+        place = vlm.location()
+    except PackageNotFoundError as error:
+        return Check("FAIL", f"no tiny model can be built, {error.name} is missing", SET_UP)
+    if place.is_dir():
+        return Check("OK", f"tiny model {place.name}, built")
+    return Check("note", "tiny model not built yet", "the first run builds it, 2.5 MB, no download")
+
+
+def segments() -> Check:
+    """FAIL if this user's names of earlier runs are in /dev/shm and no process that can be looked into has them open
+    or mapped. (Processes of another container with the same /dev/shm cannot be looked into.)"""
+    left = _left(SHM, SEGMENTS, _unheld)
+    if not left:
+        return Check("OK", f"no leftovers in {SHM}")
+    size = sum(_size(path) for path in left) >> 10
+    names = _some([path.name for path in left])
+    what = f"{len(left)} names of earlier runs in {SHM}, {size} KiB, open in no process ({names})"
+    return Check("FAIL", what, shlex.join(["rm", *map(str, left)]))
+
+
+def folders() -> Check:
+    """FAIL if there are temporary folders of earlier runs that no living process names, uses or listens in."""
+    place = Path(tempfile.gettempdir())
+    left = _left(place, FOLDERS, lambda own: [path for path in own if not _in_use(path)])
+    if not left:
+        return Check("OK", f"no leftovers in {place}")
+    what = f"{len(left)} temporary folders of earlier runs ({_some([path.name for path in left])})"
+    return Check("FAIL", what, shlex.join(["rm", "-r", *map(str, left)]))
+
+
+CHECKS: tuple[Callable[[], Check], ...] = (
+    python,
+    linux,
+    partial(lock, "cpu.lock"),
+    partial(lock, "tools.lock"),
+    torch,
+    sglang,
+    dot,
+    shared_memory,
+    gpu,
+    browser,
+    cache,
+    tiny_model,
+    segments,
+    folders,
+)
+
+
+def _refused(refusal: Refused) -> Check:
+    what, _, remedy = str(refusal).rpartition(": ")
+    return Check("FAIL", what, remedy)
+
+
+def _installed(package: str) -> str | None:
+    """The version, if both the module and its metadata are here."""
+    try:
+        return version(package) if importlib.util.find_spec(package) else None
+    except PackageNotFoundError:
+        return None
+
+
+def _difference(pin) -> str:
+    """How what is installed differs from a pin; "" if it does not."""
+    try:
+        found = version(pin.name)
+    except PackageNotFoundError:
+        found = None
+    if not found:
+        return f"{pin.name} missing"
+    return "" if pin.specifier.contains(found, prereleases=True) else f"{pin.name} {found}, not {pin.specifier}"
+
+
+def _left(place: Path, patterns: Sequence[str], unused: Callable[[list[Path]], list[Path]]) -> list[Path]:
+    """This user's paths in `place` that are like one of the patterns and `unused`, now and after a while."""
+    left = unused(_own(place, patterns))
+    if not left:
+        return []
+    time.sleep(BETWEEN_LOOKS)
+    return unused([path for path in _own(place, patterns) if path in left])
+
+
+def _own(place: Path, patterns: Sequence[str]) -> list[Path]:
+    own = []
+    for path in sorted(place.iterdir()) if place.is_dir() else []:
+        try:
+            if any(fnmatch.fnmatch(path.name, like) for like in patterns) and path.lstat().st_uid == os.getuid():
+                own.append(path)
+        except FileNotFoundError:  # gone by now
+            pass
+    return own
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.lstat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _processes() -> Iterator[Path]:
+    """The /proc folders of the living processes."""
+    return (path for path in (PROC.iterdir() if PROC.is_dir() else ()) if path.name.isdigit())
+
+
+def _unheld(own: list[Path]) -> list[Path]:
+    held = _held()
+    return [path for path in own if _inode(path) not in held]
+
+
+def _held() -> set[tuple[int, int]]:
+    """The inodes that living processes have open or mapped, of the processes that may be looked into. Not the names:
+    a semaphore is mapped under the name that it had while it was made, a hard link under either of its names."""
+    held: set[tuple[int, int]] = set()
+    for process in _processes():
+        for line in _bytes(process / "maps").splitlines():
+            major, minor = (int(part, 16) for part in line.split()[3].split(b":"))
+            held.add((os.makedev(major, minor), int(line.split()[4])))
+        held.update(filter(None, map(_inode, _descriptors(process))))
+    return held
+
+
+def _inode(path: str | Path) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:  # gone by now
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _descriptors(process: Path) -> list[str]:
+    try:
+        return [entry.path for entry in os.scandir(process / "fd")]
+    except OSError:  # gone, or another user's
+        return []
+
+
+def _target(descriptor: str) -> str:
+    try:
+        return os.readlink(descriptor)
+    except OSError:  # closed by now
+        return ""
+
+
+def _in_use(folder: Path) -> bool:
+    """Whether a living process names `folder` in its environment or command line, has a file of it open, or listens
+    on a socket in it (the lab's schedulers do)."""
+    told = os.fsencode(folder)
+    return told in _bytes(PROC / "net" / "unix") or any(
+        told in _bytes(process / "environ")
+        or told in _bytes(process / "cmdline")
+        or any(_target(descriptor).startswith(f"{folder}/") for descriptor in _descriptors(process))
+        for process in _processes()
+    )
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:  # gone, or another user's
+        return b""
+
+
+def _some(words: Sequence[str]) -> str:
+    return "; ".join(words[:NAMED]) + (f"; {len(words) - NAMED} more" if len(words) > NAMED else "")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

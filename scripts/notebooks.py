@@ -1,0 +1,174 @@
+"""Execute the notebooks, keep their outputs, and export them as a book that opens offline.
+
+`python -m scripts.notebooks` executes every notebook from clean and writes its outputs into it;
+`python -m scripts.notebooks --book FOLDER` executes them and writes HTML pages with an index.
+A cell tagged `upstream` shows sglang's own lines: its output is not kept in the repository.
+A cell tagged `raises-exception` must raise, or the execution fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+from nbformat import NotebookNode
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / "notebooks"
+CELL_LIMIT = 300  # seconds
+BOOK_STYLE = """
+<style>
+body {max-width: 60rem; margin: 0 auto !important; padding: 0 1rem}
+img, svg {max-width: 100%; height: auto}
+pre {overflow-x: auto; white-space: pre}
+@media (max-width: 40rem) {.jp-InputPrompt, .jp-OutputPrompt {display: none} body {padding: 0 .4rem}}
+@media (prefers-color-scheme: dark) {
+  :root {--jp-layout-color0: #16181c; --jp-layout-color1: #16181c; --jp-layout-color2: #23262c;
+    --jp-cell-editor-background: #23262c; --jp-cell-editor-border-color: #3a3f47;
+    --jp-content-font-color0: #fff; --jp-content-font-color1: #e4e6ea; --jp-content-font-color2: #c0c4cc;
+    --jp-ui-font-color0: #fff; --jp-ui-font-color1: #e4e6ea; --jp-rendermime-table-row-background: #1d2025;
+    --jp-mirror-editor-variable-color: #e4e6ea; --jp-content-link-color: #8ab4f8}
+  body, .jp-Notebook {background: #16181c; color: #e4e6ea}
+  .highlight, .highlight pre, .highlight span {color: #e4e6ea}
+}
+</style>
+"""
+
+
+def paths() -> list[Path]:
+    """Every notebook, in order; the solutions last."""
+    return [*sorted(FOLDER.glob("[0-9]*.ipynb")), *sorted((FOLDER / "solutions").glob("*.ipynb"))]
+
+
+def executed(path: Path) -> NotebookNode:
+    """The notebook at `path`, run from clean in its own folder. Raises CellExecutionError if a cell fails that
+    should not, or does not fail that should."""
+    notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    client = NotebookClient(notebook, timeout=CELL_LIMIT, resources={"metadata": {"path": str(path.parent)}})
+    client.execute()
+    for number, cell in enumerate(notebook.cells):
+        failed = any(output.output_type == "error" for output in cell.get("outputs", []))
+        if "raises-exception" in tags(cell) and not failed:
+            raise CellExecutionError(f"{path.name}, cell {number} was to raise and did not", "NothingRaised", "")
+    return notebook
+
+
+def kept(notebook: NotebookNode) -> NotebookNode:
+    """`notebook` as it is committed: without times, widgets' state and upstream's lines."""
+    notebook.metadata.pop("widgets", None)
+    notebook.metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)
+        if cell.cell_type == "code":
+            cell.execution_count = None
+            if "upstream" in tags(cell):
+                cell.outputs = []
+            for output in cell.outputs:
+                if "execution_count" in output:
+                    output.execution_count = None
+            cell.outputs = _joined(cell.outputs)
+    return notebook
+
+
+def compared(notebook: NotebookNode) -> list[str]:
+    """Each code cell's output as one text, without what differs from run to run: names, pids, times, addresses."""
+    names: dict[str, str] = {}
+    texts = []
+    for cell in kept(notebook).cells:
+        if cell.cell_type == "code":
+            text = "\n".join(_text(output) for output in cell.outputs)
+            text = re.sub(r"psm_[0-9a-f]+", lambda m: names.setdefault(m[0], f"psm_{len(names) + 1}"), text)
+            text = re.sub(r"\d+\.\d+ (s|ms|us)\b", r"_ \1", text)
+            text = re.sub(r'(…/multiprocessing/[^"]+", line )\d+', r"\1_", text)
+            texts.append(re.sub(r"0x[0-9a-f]{6,}", "0x_", text))
+    return texts
+
+
+def tags(cell: NotebookNode) -> list[str]:
+    """The cell's tags."""
+    return cell.metadata.get("tags", [])
+
+
+def book(folder: Path, run: Callable[[Path], NotebookNode] = executed) -> None:
+    """Execute everything (by `run`) and write it to `folder` as HTML that needs no network, with an index page."""
+    from nbconvert import HTMLExporter
+
+    folder.mkdir(parents=True, exist_ok=True)
+    exporter = HTMLExporter(embed_images=True, exclude_input_prompt=True, exclude_output_prompt=True)
+    entries = []
+    for path in paths():
+        notebook = copy.deepcopy(run(path))
+        notebook.metadata.pop("widgets", None)
+        for cell in notebook.cells:
+            cell.outputs = [output for output in cell.get("outputs", []) if not _is_widget(output)]
+        page, _ = exporter.from_notebook_node(notebook, {"metadata": {"path": str(path.parent)}})
+        name = f"{'solution_' if path.parent != FOLDER else ''}{path.stem}.html"
+        (folder / name).write_text(_offline(page))
+        title = notebook.cells[0].source.splitlines()[0].lstrip("# ")
+        entries.append(f'<li><a href="{name}">{title}</a></li>')
+    (folder / "index.html").write_text(
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>One image and n = 2</title>'
+        '<meta name="viewport" content="width=device-width, initial-scale=1"><style>body {background: #fff; font: 1.1rem/1.6 sans-serif; '
+        "max-width: 40rem; margin: 2rem auto; padding: 0 1rem} @media (prefers-color-scheme: dark) {body {background: "
+        "#16181c; color: #e4e6ea} a {color: #8ab4f8}}</style></head><body><h1>One image and n = 2</h1>"
+        f"<p>How sglang died, and why.</p><ul>{''.join(entries)}</ul></body></html>"
+    )
+
+
+def _offline(page: str) -> str:
+    """Without scripts (none is needed), with links between the notebooks that lead to their pages."""
+    page = re.sub(r"<script\b.*?</script>", "", page, flags=re.DOTALL)
+    page = re.sub(r'href="(?:solutions/)?([0-9]\w+)\.ipynb"', r'href="\1.html"', page)
+    return page.replace("</head>", f"{BOOK_STYLE}</head>")
+
+
+def _is_widget(output: NotebookNode) -> bool:
+    return "application/vnd.jupyter.widget-view+json" in output.get("data", {})
+
+
+def _joined(outputs: list[NotebookNode]) -> list[NotebookNode]:
+    """Neighboring pieces of one stream as one piece: how the kernel cuts them is chance."""
+    joined: list[NotebookNode] = []
+    for output in outputs:
+        if joined and output.output_type == "stream" and joined[-1].get("name") == output.name:
+            joined[-1].text += output.text
+        else:
+            joined.append(output)
+    return joined
+
+
+def _text(output: NotebookNode) -> str:
+    if output.output_type == "stream":
+        return output.text
+    if output.output_type == "error":
+        return f"{output.ename}: {output.evalue}"
+    data = output.data
+    return data.get("image/svg+xml") or data.get("text/html") or data.get("text/plain", "")
+
+
+def main() -> None:
+    """Execute in place, or write the book."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--book", type=Path, metavar="FOLDER", help="write HTML pages there, and keep nothing here")
+    parser.add_argument("only", nargs="*", help="beginnings of names, such as 04")
+    options = parser.parse_args()
+    if options.book:
+        book(options.book)
+        return
+    for path in paths():
+        if not options.only or path.name.startswith(tuple(options.only)):
+            print(path.name, flush=True)
+            nbformat.write(kept(executed(path)), path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,194 @@
+"""The grade of an attempt at the fix: each wrong way has a hint of its own, each right way passes."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+
+import pytest
+
+from fixed.detach import detach
+from repro.lab import grade as grades
+from repro.lab.grade import grade
+from tests import test_lab as mutants
+
+
+def unchanged(request):
+    return request
+
+
+def forgot_to_return(request):
+    detach(request)
+
+
+def forgot_to_return_text(request):
+    return detach(request) if request.mm_inputs else None
+
+
+def returns_mm_inputs(request):
+    return detach(request).mm_inputs
+
+
+def raises(request):
+    return request.mm_imputs
+
+
+def breaks_text(request):
+    request.mm_inputs = copy.copy(request.mm_inputs)
+    request.mm_inputs.mm_items = [copy.copy(item) for item in request.mm_inputs.mm_items]
+    return request
+
+
+def breaks_lists(request):
+    for item in detach(request).items():
+        item.feature = item.feature.clone()
+    return request
+
+
+def drops_the_image(request):
+    request.mm_inputs = None
+    return request
+
+
+def drops_an_item(request):
+    detach(request)
+    if request.mm_inputs:
+        del request.mm_inputs.mm_items[1:]
+    return request
+
+
+def first_item_only(request):
+    items = request.items()
+    detach(request)
+    if request.mm_inputs:
+        request.mm_inputs.mm_items[1:] = items[1:]
+    return request
+
+
+def writes_to_the_source(request):
+    for item in request.items():
+        item.feature = copy.deepcopy(item.feature)
+    return request
+
+
+def writes_to_the_pixels(request):
+    for item in detach(request).items():
+        item.feature *= 2
+    return request
+
+
+def damages(request):
+    for item in detach(request).items():
+        item.feature = item.feature + 1
+    return request
+
+
+def swaps(request):
+    if detach(request).mm_inputs:
+        request.mm_inputs.mm_items.reverse()
+    return request
+
+
+def mm_inputs_and_the_shared_list(request):
+    if request.mm_inputs:
+        request.mm_inputs = copy.copy(request.mm_inputs)
+        request.mm_inputs.mm_items[:] = [copy.copy(item) for item in request.mm_inputs.mm_items]
+    return request
+
+
+def remembers():
+    made = []
+
+    def prepare(request):
+        if request.mm_inputs:
+            made.append(detach(copy.copy(request)).mm_inputs)
+            request.mm_inputs = copy.copy(made[0])
+        return request
+
+    return prepare
+
+
+def changes_the_rid(request):
+    return dataclasses.replace(detach(request), rid="mine")
+
+
+WRONG = [
+    (unchanged, "one image", "crashed", grades.UNTOUCHED),
+    (forgot_to_return, "one image", "refused", grades.NOT_RETURNED),
+    (forgot_to_return_text, "text only", "refused", grades.NOT_RETURNED),
+    (returns_mm_inputs, "one image", "refused", "prepare returned a MultimodalInputs"),
+    (raises, "one image", "refused", "prepare raised AttributeError"),
+    (breaks_text, "text only", "refused", "Its mm_inputs is None"),
+    (breaks_lists, "a list of tensors", "refused", "A feature is not always one tensor"),
+    (drops_the_image, "one image", "survived", grades.DROPPED),
+    (drops_an_item, "two images", "survived", grades.DROPPED),
+    (first_item_only, "two images", "crashed", "Of 2 items, number 2 is still the source's"),
+    (writes_to_the_source, "one image", "refused", grades.MUTATED),
+    (writes_to_the_pixels, "one image", "survived", grades.MUTATED),
+    (damages, "one image", "survived", grades.DAMAGED),
+    (swaps, "two images", "survived", grades.DAMAGED),
+    (mutants.holder_copied, "one image", "crashed", grades.COPIED_AGAIN),
+    (mutants.only_mm_inputs, "one image", "crashed", grades.ONLY_MM_INPUTS),
+    (mutants.new_list_of_the_same_items, "one image", "crashed", grades.SAME_ITEMS),
+    (mutants.items_copied_into_the_shared_list, "one image", "crashed", grades.SHARED_LIST),
+    (mm_inputs_and_the_shared_list, "one image", "crashed", grades.SHARED_LIST),
+    (mutants.items_copied_mm_inputs_shared, "one image", "crashed", grades.SHARED_MM_INPUTS),
+    (remembers(), "one image", "crashed", grades.REMEMBERED),
+    (changes_the_rid, "one image", "survived", "prepare changed the request's rid"),
+]
+
+
+@pytest.mark.parametrize(("prepare", "case", "verdict", "hint"), WRONG, ids=[row[0].__name__ for row in WRONG])
+def test_a_wrong_way_has_its_hint(prepare, case, verdict, hint):
+    result = grade(prepare)
+    assert not result.passed
+    assert (result.case, result.verdict) == (case, verdict)
+    assert hint in result.hint
+    assert result.hint in str(result)
+
+
+def test_the_hints_differ():
+    hints = [hint for *_, hint in WRONG]
+    assert len(set(hints)) == len(hints) - 5  # two ways each: no return, dropped, mutated, damaged, the shared list
+
+
+def clones(request):
+    for item in detach(request).items():
+        item.feature = copy.deepcopy(item.feature)
+    return request
+
+
+def builds_anew(request):
+    if not request.mm_inputs:
+        return request
+    items = [dataclasses.replace(item) for item in request.mm_inputs.mm_items]
+    return dataclasses.replace(request, mm_inputs=dataclasses.replace(request.mm_inputs, mm_items=items))
+
+
+@pytest.mark.parametrize(
+    ("prepare", "copied"), [(detach, 0), (builds_anew, 0), (copy.deepcopy, 301_056), (clones, 301_056)]
+)
+def test_a_right_way_passes_at_its_price(prepare, copied):
+    result = grade(prepare)
+    assert (result.passed, result.verdict, result.faults) == (True, "survived", [])
+    assert (result.copied, result.shared) == (copied, copied == 0)
+    assert ("Right, but dear" in result.hint) == (copied > 0)
+    assert f"{copied:,} bytes" in repr(result)
+
+
+def test_what_the_lab_alone_can_see_is_told_as_it_is():
+    """Right in the first calls, wrong in the lab: no hint of ours fits, the faults are shown."""
+    calls = []
+
+    def tires(request):
+        calls.append(request)
+        return detach(request) if len(calls) <= 2 else request
+
+    result = grade(tires)
+    assert (result.passed, result.verdict, result.hint) == (False, "crashed", grades.UNEXPLAINED)
+    assert result.faults
+
+
+def test_n_of_one_expands_nothing():
+    with pytest.raises(ValueError, match="n = 1"):
+        grade(detach, n=1)

@@ -1,0 +1,146 @@
+"""The notebooks run top to bottom, say what they said, and hold no line of sglang's."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import os
+import re
+
+import nbformat
+import pytest
+
+from repro.lab import source
+from scripts import notebooks
+from tests import machine
+from tests.test_browser import CHROMIUM, FLAGS
+
+COLORS = """[getComputedStyle(document.body).backgroundColor,
+             getComputedStyle(document.querySelector('p, li')).color]"""
+execute = functools.cache(notebooks.executed)  # once a session, for the comparison and for the book
+PATHS = notebooks.paths()
+IDS = [str(path.relative_to(notebooks.FOLDER)) for path in PATHS]
+
+
+@pytest.mark.parametrize("path", PATHS, ids=IDS)
+def test_runs_and_says_what_it_said(path):
+    kept = notebooks.compared(nbformat.read(path, as_version=4))
+    for old, new in zip(kept, notebooks.compared(copy.deepcopy(execute(path))), strict=True):
+        assert new == old
+
+
+def test_a_cell_that_is_meant_to_fail_must_fail(tmp_path):
+    cell = nbformat.v4.new_code_cell("1 + 1", metadata={"tags": ["raises-exception"]})
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "quiet.ipynb")
+    with pytest.raises(Exception, match="was to raise and did not"):
+        notebooks.executed(tmp_path / "quiet.ipynb")
+
+
+def test_an_error_that_is_not_expected_fails(tmp_path):
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1 / 0")]), tmp_path / "loud.ipynb")
+    with pytest.raises(Exception, match="ZeroDivisionError"):
+        notebooks.executed(tmp_path / "loud.ipynb")
+
+
+def test_expect_fails_where_nothing_is_raised():
+    from repro.lab import show
+
+    with pytest.raises(AssertionError, match="nothing was raised"), show.expect(ValueError):
+        pass
+
+
+def test_a_stale_output_is_noticed():
+    notebook = nbformat.read(PATHS[-1], as_version=4)
+    before = notebooks.compared(notebook)
+    cell = next(cell for cell in notebook.cells if cell.get("outputs"))
+    cell.outputs = [nbformat.v4.new_output("stream", text="something else\n")]
+    assert notebooks.compared(notebook) != before
+
+
+@pytest.mark.parametrize("path", PATHS, ids=IDS)
+def test_holds_no_line_of_sglang(path):
+    """No output, and no cell, has a line that stands in the two files that the kit is about (short ones aside)."""
+    text = path.read_text()
+    for file in (source.TOKENIZER_MANAGER, source.MM_UTILS):
+        for line in source.read(source.INSTALLED, file).text.splitlines():
+            if len(line.strip()) > 45:
+                assert line.strip() not in text, line
+
+
+@pytest.mark.parametrize("path", PATHS, ids=IDS)
+def test_is_tidy(path):
+    notebook = nbformat.read(path, as_version=4)
+    text = path.read_text()
+    assert not re.search(r"/(home|root|work|tmp)/", text)
+    assert "widgets" not in notebook.metadata
+    assert path.stat().st_size < 1 << 20
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            assert len(cell.source.splitlines()) <= 15
+            assert all(output.output_type != "error" for output in cell.outputs)
+    sources = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+    assert sources[0].startswith("# ")
+    if path.parent == notebooks.FOLDER:
+        assert all(word in sources[0].lower() for word in ("you need", "takes", "afterward"))
+        assert all(word in sources[-1] for word in ("What to remember", "Next"))
+        assert text.count("<details>") >= 2
+        assert sum("assert" in cell.source for cell in notebook.cells if cell.cell_type == "code") >= 3
+
+
+@pytest.mark.parametrize("path", PATHS, ids=IDS)
+def test_links_lead_somewhere(path):
+    prose = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown"]
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", "\n".join(prose)):
+        assert (path.parent / target).exists(), target
+
+
+def test_the_words_are_the_houses():
+    """The vocabulary of DESIGN.md: no synonyms for its words."""
+    wrong = re.compile(r"\b(shm block|shared memory block|prefill request|warmup|unlinks? the segment)\b")
+    for path in [*PATHS, notebooks.FOLDER / "README.md", machine.ROOT / "README.md"]:
+        assert not wrong.search(path.read_text()), (path.name, wrong.search(path.read_text()))
+
+
+@pytest.fixture(scope="module")
+def book(tmp_path_factory):
+    """The exported book."""
+    folder = tmp_path_factory.mktemp("book")
+    notebooks.book(folder, execute)
+    return folder
+
+
+def test_the_book_is_whole_and_needs_no_network(book):
+    pages = sorted(book.glob("*.html"))
+    assert len(pages) == len(PATHS) + 1
+    for page in pages:
+        text = page.read_text()
+        assert "<script" not in text
+        assert not re.search(r'(src|href)="https?://[^"]+\.(js|css|woff2?)', text)
+        for target in re.findall(r'href="([^"#:]+)"', text):
+            assert (book / target).exists() or target.endswith((".md", ".py")), (page.name, target)
+
+
+@pytest.mark.skipif(CHROMIUM is None and not os.environ.get("CI"), reason="no chromium: apt-get install chromium")
+@pytest.mark.parametrize("width", [1280, 400])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_book_is_readable(book, width, scheme):
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        asked = []
+        page.on("request", lambda request: asked.append(request.url))
+        for path in sorted(book.glob("*.html")):
+            page.goto(path.as_uri())
+            assert page.evaluate("document.documentElement.scrollWidth") <= width + 1, path.name
+            assert page.evaluate("[...document.images].every(image => image.naturalWidth > 0)"), path.name
+            back, ink = page.evaluate(COLORS)
+            assert abs(_light(back) - _light(ink)) > 120, (path.name, back, ink)
+            assert (_light(back) > 128) == (scheme == "light"), path.name
+        assert not [url for url in asked if not url.startswith(("file:", "data:"))]
+        browser.close()
+
+
+def _light(color: str) -> float:
+    return sum(map(float, re.findall(r"[\d.]+", color)[:3])) / 3
