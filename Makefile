@@ -21,8 +21,9 @@ demo: $(WHOLE) ## see sglang 0.5.12.post1 die of one image with n = 2, then see 
 	$(BIN)/python repro/crash.py
 	$(BIN)/python fixed/crash.py
 
-test: $(WHOLE) ## prove both, on the real engine
+test: $(WHOLE) ## prove all of it, on the real engine, in the lab and in the notebooks
 	$(BIN)/ruff check
+	$(BIN)/codespell README.md Makefile notebooks repro fixed tests scripts --ignore-words-list whats --skip "*.svg,*/.ipynb_checkpoints/*"
 	$(BIN)/python -m pytest
 
 lab: $(WHOLE) ## open JupyterLab at the notebooks

@@ -117,7 +117,8 @@ def book(folder: Path, run: Callable[[Path], NotebookNode] = executed) -> None:
         entries.append(f'<li><a href="{name}">{title}</a></li>')
     (folder / "index.html").write_text(
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>One image and n = 2</title>'
-        '<meta name="viewport" content="width=device-width, initial-scale=1"><style>body {background: #fff; font: 1.1rem/1.6 sans-serif; '
+        '<meta name="viewport" content="width=device-width, initial-scale=1"><style>body {background: #fff; '
+        "font: 1.1rem/1.6 sans-serif; "
         "max-width: 40rem; margin: 2rem auto; padding: 0 1rem} @media (prefers-color-scheme: dark) {body {background: "
         "#16181c; color: #e4e6ea} a {color: #8ab4f8}}</style></head><body><h1>One image and n = 2</h1>"
         f"<p>How sglang died, and why.</p><ul>{''.join(entries)}</ul></body></html>"
@@ -127,7 +128,9 @@ def book(folder: Path, run: Callable[[Path], NotebookNode] = executed) -> None:
 def _offline(page: str) -> str:
     """Without scripts (none is needed), with links between the notebooks that lead to their pages."""
     page = re.sub(r"<script\b.*?</script>", "", page, flags=re.DOTALL)
-    page = re.sub(r'href="(?:solutions/)?([0-9]\w+)\.ipynb"', r'href="\1.html"', page)
+    page = re.sub(r'href="solutions/([0-9]\w+)\.ipynb"', r'href="solution_\1.html"', page)
+    page = re.sub(r'href="(?:\.\./)?([0-9]\w+)\.ipynb"', r'href="\1.html"', page)
+    page = re.sub(r'<a href="[^":]+\.(?:md|py)">(.*?)</a>', r"\1", page)  # what is not in the book is only named
     return page.replace("</head>", f"{BOOK_STYLE}</head>")
 
 

@@ -117,7 +117,7 @@ def test_the_book_is_whole_and_needs_no_network(book):
         assert "<script" not in text
         assert not re.search(r'(src|href)="https?://[^"]+\.(js|css|woff2?)', text)
         for target in re.findall(r'href="([^"#:]+)"', text):
-            assert (book / target).exists() or target.endswith((".md", ".py")), (page.name, target)
+            assert (book / target).exists(), (page.name, target)
 
 
 @pytest.mark.skipif(CHROMIUM is None and not os.environ.get("CI"), reason="no chromium: apt-get install chromium")
