@@ -103,7 +103,7 @@ def book(folder: Path, run: Callable[[Path], NotebookNode] = executed) -> None:
     from nbconvert import HTMLExporter
 
     folder.mkdir(parents=True, exist_ok=True)
-    exporter = HTMLExporter(embed_images=True, exclude_input_prompt=True, exclude_output_prompt=True)
+    exporter = HTMLExporter(exclude_input_prompt=True, exclude_output_prompt=True)  # embed_images unfolds <details>
     entries = []
     for path in paths():
         notebook = copy.deepcopy(run(path))

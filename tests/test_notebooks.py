@@ -115,6 +115,7 @@ def test_the_book_is_whole_and_needs_no_network(book):
     for page in pages:
         text = page.read_text()
         assert "<script" not in text
+        assert "</summary>\n</details>" not in text  # the answers stay folded
         assert not re.search(r'(src|href)="https?://[^"]+\.(js|css|woff2?)', text)
         for target in re.findall(r'href="([^"#:]+)"', text):
             assert (book / target).exists(), (page.name, target)
