@@ -27,7 +27,7 @@ test: $(WHOLE) ## prove all of it, on the real engine, in the lab and in the not
 	$(BIN)/python -m pytest
 
 lab: $(WHOLE) ## open JupyterLab at the notebooks
-	$(BIN)/jupyter lab --notebook-dir notebooks
+	$(BIN)/jupyter lab --notebook-dir notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
 
 notebooks: $(WHOLE) ## execute every notebook from clean and keep its outputs
 	$(BIN)/python -m scripts.notebooks

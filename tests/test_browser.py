@@ -130,9 +130,18 @@ def test_the_stepper_by_mouse_and_by_keyboard(lab, page, tmp_path):
         handle.press("ArrowLeft")
         page.wait_for_function(f"document.querySelector('.film').dataset.step === '{back}'")
         assert frame(page) == seen[back]
-    box = page.locator(".noUi-target").first.bounding_box()  # now by mouse: to the far end, where the name is gone
-    page.mouse.click(box["x"] + box["width"] - 2, box["y"] + box["height"] / 2)
-    page.wait_for_function("Number(document.querySelector('.film').dataset.step) > 40")
+    box = page.locator(".noUi-target").first.bounding_box()  # now by mouse: five forwards, two back, to the far end
+    clicked = {}
+    for place in (0.3, 0.45, 0.6, 0.75, 0.9, 0.75, 0.45, 1.0):
+        shown = frame(page)[0]
+        page.mouse.click(box["x"] + place * (box["width"] - 4) + 1, box["y"] + box["height"] / 2)
+        page.wait_for_function(f"document.querySelector('.film').dataset.step !== '{shown}'")
+        page.wait_for_timeout(500)  # the handle glides
+        now = frame(page)
+        assert clicked.setdefault(place, now) == now
+    steps = [int(now[0]) for _, now in sorted(clicked.items())]
+    assert steps == sorted(set(steps))
+    assert len({now[1:] for now in clicked.values()}) == len(clicked)
     _, _, names, graph = frame(page)
     assert "name 1: gone" in names
     assert "mutated" in graph

@@ -6,9 +6,11 @@ import copy
 import functools
 import os
 import re
+import signal
 
 import nbformat
 import pytest
+from jupyter_client import KernelManager
 
 from repro.lab import source
 from scripts import notebooks
@@ -145,3 +147,19 @@ def test_the_book_is_readable(book, width, scheme):
 
 def _light(color: str) -> float:
     return sum(map(float, re.findall(r"[\d.]+", color)[:3])) / 3
+
+
+def test_a_notebook_that_is_killed_half_way_leaves_nothing_in_shm():
+    """A kernel in the middle of a run, with segments that nobody has consumed, and SIGKILL."""
+    before = machine.names()
+    manager = KernelManager(kernel_name="python3")
+    manager.start_kernel(cwd=str(notebooks.FOLDER))
+    client = manager.client()
+    client.start_channels()
+    client.wait_for_ready(timeout=60)
+    client.execute("from repro.lab import pipeline; pipeline.run(n=1, ranks=2, late=3.0)")
+    machine.wait_for(lambda: machine.names() - before, 60, "a segment")
+    os.kill(manager.provisioner.process.pid, signal.SIGKILL)
+    machine.wait_for(lambda: not machine.names() - before, 20, "the segment to go")
+    client.stop_channels()
+    manager.shutdown_kernel(now=True)
