@@ -6,7 +6,6 @@ import importlib.util
 import os
 import sys
 import tempfile
-from importlib.metadata import version
 from pathlib import Path
 
 from repro.lab.verdict import Refused
@@ -111,11 +110,6 @@ def require_writable(path: Path) -> None:
         raise Refused(f"cannot write {path} ({error.strerror}): give --log a file in a folder that exists") from None
     if new:
         path.unlink()
-
-
-def release() -> str:
-    """The installed sglang's version."""
-    return version("sglang")
 
 
 def _require_hub(model: str) -> None:
