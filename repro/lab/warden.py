@@ -81,6 +81,7 @@ class Watch:
         self.titles: dict[int, str] = {}
         self.statuses: dict[int, int] = {}
         self.deadline = float("inf")
+        self.next_look = 0.0
         self.unread = 0
 
     def run(self) -> Report:
@@ -119,6 +120,7 @@ class Watch:
     def _follow(self) -> None:
         while not self.report.ended:
             self._read_events()
+            self._look()
             self._reap()
             if self.child in self.statuses:
                 self.report.ended = "exited"
@@ -141,10 +143,16 @@ class Watch:
                 self.report.seconds["answers"] = event["at"] - self.began
             elif event["what"] == "phase":
                 self.report.seconds[event["phase"]] = event["at"] - self.began
-                self.titles |= {process.pid: _title(process) for process in _descendants()}
                 if event["phase"] == "generate":
                     self.deadline = event["at"] + self.task.limits["generate"]
                 _say(phase=event["phase"])
+
+    def _look(self) -> None:
+        """Learn the processes' titles. sglang does not wait for its detokenizer, which may get its title only while
+        the first request waits; so look seldom during the boot, and often afterwards."""
+        if time.monotonic() > self.next_look:
+            self.titles |= {process.pid: title for process in _descendants() if (title := _title(process))}
+            self.next_look = time.monotonic() + (2 * TICK if "generate" in self.report.seconds else 0.5)
 
     def _reap(self) -> None:
         while True:
