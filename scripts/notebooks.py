@@ -19,6 +19,8 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 
+from repro.lab.transcript import LEFT
+
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "notebooks"
 CELL_LIMIT = 300  # seconds
@@ -87,7 +89,7 @@ def compared(notebook: NotebookNode) -> list[str]:
         if cell.cell_type == "code":
             text = "\n".join(_text(output) for output in cell.outputs)
             text = re.sub(r"psm_[0-9a-f]+", lambda m: names.setdefault(m[0], f"psm_{len(names) + 1}"), text)
-            text = re.sub(r"\d+\.\d+ (s|ms|us)\b", r"_ \1", text)
+            text = re.sub(r"\d+\.\d+ (s|ms|us)\b", r"_ \1", LEFT.sub("_ in /dev/shm, no processes", text))
             text = re.sub(r'(…/multiprocessing/[^"]+", line )\d+', r"\1_", text)
             texts.append(re.sub(r"0x[0-9a-f]{6,}", "0x_", text))
     return texts
