@@ -15,7 +15,7 @@ from fixed.detach import detach
 from repro.lab import small_shm
 from repro.lab.pipeline import run
 from repro.lab.request import make_request
-from repro.lab.verdict import Refused
+from repro.lab.verdict import Refused, Verdict
 from tests import machine, scenes
 
 LAST, FIXED, CONTAINED = "0.5.12.post1", "0.5.13", "0.5.23"
@@ -61,7 +61,8 @@ def test_lab_agrees_with_how_the_released_engine_dies(case, repro_json, repro_tw
     lab = run(**fresh(case)).verdict.as_dict()
     for what in ("outcome", "error", "errno", "where"):
         assert lab[what] == engine[what], what
-    assert _life(lab) == _life(engine) == ["create", "open", "unlink", "open failed"]
+    lives = [Verdict(**verdict).life_of_segment() for verdict in (lab, engine)]
+    assert lives == [["create", "open", "unlink", "open failed"]] * 2
 
 
 def test_lab_agrees_with_the_script(repro_run):
@@ -82,11 +83,6 @@ def test_minimal_does_what_the_lab_does(side, prepare):
     lab = [event for event in events if event[1] not in ("map", "close")]
     by_name = (lambda events: sorted(events, key=lambda event: event[2])) if prepare else list
     assert by_name(cartoon) == by_name(lab)
-
-
-def _life(verdict: dict) -> list[str]:
-    life = [event["what"] for event in verdict["events"] if event.get("name") == verdict["segment"]]
-    return [what for what in life if what not in ("map", "close")]
 
 
 # Ownership, not "no crash".

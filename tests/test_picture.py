@@ -18,23 +18,11 @@ import pytest
 from repro.lab import graph as objects
 from repro.lab import picture
 from repro.lab.lanes import rows
+from repro.lab.recorder import Event
 from repro.lab.verdict import Refused
 
 TOKENIZER, SCHEDULER, RANK = (987654321, "tokenizer"), (987654322, "scheduler"), (987654323, "scheduler 1")
 SVG = "{http://www.w3.org/2000/svg}"
-
-
-@dataclass
-class Event:
-    at: float
-    pid: int
-    role: str
-    what: str
-    name: str
-    send: int | None = None
-    bytes: int | None = None
-    errno: int | None = None
-    where: str | None = None
 
 
 def events(*acts, start=91234.5):

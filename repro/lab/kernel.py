@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
-SHM = "/dev/shm"
+SHM = Path("/dev/shm")
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ def watching() -> Iterator[list[Seen]]:
     closing = flags.CLOSE_WRITE | flags.CLOSE_NOWRITE  # watched so that they part two openings: equal events merge
     seen: list[Seen] = []
     with INotify() as watch:
-        watch.add_watch(SHM, flags.CREATE | flags.OPEN | flags.DELETE | closing)
+        watch.add_watch(str(SHM), flags.CREATE | flags.OPEN | flags.DELETE | closing)
         try:
             yield seen
         finally:

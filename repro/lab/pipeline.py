@@ -16,14 +16,13 @@ from pathlib import Path
 
 from repro.lab import last_words, recorder, source, standins
 from repro.lab.bench import bench
-from repro.lab.kernel import Seen, watching
+from repro.lab.kernel import SHM, Seen, watching
 from repro.lab.recorder import Event
 from repro.lab.request import TokenizedGenerateReqInput, arrays, make_request
 from repro.lab.scheduler import DEATHS, Session
 from repro.lab.tokenizer import SchedulerDied, Send, Tokenizer
 from repro.lab.verdict import Leftovers, Seconds, Verdict
 
-SHM = Path("/dev/shm")
 TRANSPORTS = ("shm", "default")
 Prepare = Callable[[TokenizedGenerateReqInput], TokenizedGenerateReqInput]
 

@@ -8,6 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from repro.lab.kernel import SHM
 from repro.lab.verdict import Refused
 
 PARTS = {
@@ -18,7 +19,6 @@ PARTS = {
     "psutil": "psutil",
     "zmq": "pyzmq",
 }
-SHM = Path("/dev/shm")
 SHM_NEEDED = 16 << 20  # bytes: some dozen features of the largest image that the tiny model takes
 
 

@@ -9,6 +9,7 @@ which all processes share; within a process the lines stand in the order in whic
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import sys
@@ -129,12 +130,12 @@ def _patch() -> None:
     synchronize.SemLock._make_name = staticmethod(_recorded_semaphore_name)
     if _account.details:
         shared.__init__, shared.close = _recorded_init, _recorded_close
-    if "audit" not in _taken_for_good:
-        _taken_for_good.add("audit")  # an audit hook cannot be taken back: it looks at the account instead
-        sys.addaudithook(_file_made_by_path)
+    _watch_files()
 
 
-_taken_for_good: set[str] = set()
+@functools.cache  # once a process: an audit hook cannot be taken back, so it looks whether anything is recorded
+def _watch_files() -> None:
+    sys.addaudithook(_file_made_by_path)
 
 
 def _unpatch() -> None:

@@ -11,10 +11,10 @@ from typing import Any
 
 from repro.lab import recorder, source
 from repro.lab.expansion import FUNCTION
+from repro.lab.kernel import SHM
 from repro.lab.pipeline import Prepare, Run, run
 from repro.lab.request import TokenizedGenerateReqInput, arrays, make_request
 
-SHM = Path("/dev/shm")
 SOURCE, COPIED = "tokenized_objs", "tokenized_obj"
 
 

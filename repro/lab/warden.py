@@ -26,7 +26,8 @@ from typing import Any
 
 import psutil
 
-SHM = Path("/dev/shm")
+from repro.lab.kernel import SHM
+
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 GRACE = 3.0  # seconds for the rest of a dying tree to go by itself
 TICK = 0.02
