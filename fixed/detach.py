@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import ast
-import copy
 import difflib
 import importlib
 import importlib.util
@@ -21,20 +20,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from fixed.designs.copies_at_both_points import detach
 from repro.lab.expansion import FUNCTION, expansion_points, find_function, with_call_around
 from repro.lab.verdict import Refused
 
 MODULE = "sglang.srt.managers.tokenizer_manager"
-
-
-def detach(request: Any) -> Any:
-    """Return `request` (a `TokenizedGenerateReqInput`), which now owns its `mm_inputs`, its list of items and its
-    items; the features themselves, megabytes of pixels, are still shared. Stands for the lines that #24231 added to
-    `_handle_batch_request` (tokenizer_manager.py, 0.5.13)."""
-    if getattr(request, "mm_inputs", None):
-        request.mm_inputs = copy.copy(request.mm_inputs)
-        request.mm_inputs.mm_items = [copy.copy(item) for item in request.mm_inputs.mm_items]
-    return request
 
 
 def apply(helper: Callable[[Any], Any] = detach) -> None:

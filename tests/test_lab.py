@@ -251,7 +251,7 @@ def test_several_ranks_with_the_barrier_and_without():
     assert ends == [("scheduler", "unlink"), ("scheduler 1", "open failed")]
 
 
-@pytest.mark.parametrize(("moment", "left"), [("before materialize", 1), ("after materialize", 0)])
+@pytest.mark.parametrize(("moment", "left"), [("create", 1), ("send", 1), ("open", 1), ("clone", 1), ("unlink", 0)])
 def test_a_consumer_that_dies(moment, left):
     result = run(n=1, die=(moment, 0))
     assert (result.verdict.outcome, result.verdict.error) == ("crashed", "scheduler killed by SIGKILL")

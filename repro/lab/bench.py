@@ -18,19 +18,6 @@ from repro.lab.scheduler import Barrier, Place, Session, serve
 PATIENCE = 60.0  # seconds: the first scheduler's warm parent has to import torch
 
 
-class Outbox:
-    """The tokenizer's end of the socket to the scheduler. With `fails`, the next send fails as a closed one does."""
-
-    def __init__(self, socket: zmq.Socket) -> None:
-        self.socket, self.fails = socket, False
-
-    def send_pyobj(self, request: Any) -> None:
-        """Pickle and send. Raises ZMQError if it is to fail."""
-        if self.fails:
-            raise zmq.ZMQError(zmq.ENOTSOCK, "this send was told to fail")
-        self.socket.send_pyobj(request)
-
-
 class Schedulers:
     """The scheduler processes of one server: rank 0, and as many others as it has tensor-parallel ranks."""
 
@@ -53,13 +40,13 @@ class Schedulers:
             self.controls.append(ours)
         self.up = False
         self.first_inbox = inboxes[0]
-        self.outbox = Outbox(context.socket(zmq.PUSH))
+        self.outbox = context.socket(zmq.PUSH)
 
     def wait_until_up(self) -> None:
         """Wait until every rank has been started. Raises OSError if one does not come up."""
         if not self.up:
             self._expect("up")
-            self.outbox.socket.connect(self.first_inbox)  # only now: ZMQ waits 100 ms before it tries a second time
+            self.outbox.connect(self.first_inbox)  # only now: ZMQ waits 100 ms before it tries a second time
             self.up = True
 
     def begin(self, session: Session) -> None:
@@ -89,7 +76,7 @@ class Schedulers:
         for control in self.controls:
             control.close()
         self.inbox.close(linger=0)
-        self.outbox.socket.close(linger=0)
+        self.outbox.close(linger=0)
         self.dead = True
 
     def _expect(self, word: str, seconds: float = PATIENCE) -> None:

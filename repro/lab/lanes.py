@@ -14,8 +14,13 @@ from errno import errorcode
 from itertools import accumulate, groupby
 from typing import Any, Literal
 
+from repro.lab.recorder import NAMING
+
 Order = Literal["send", "time"]
-ACTS = ("create", "create failed", "open", "open failed", "map", "close", "unlink", "unlink failed")
+ACTS = (
+    *("create", "create failed", "link", "link failed", "open", "open failed"),
+    *("map", "close", "unlink", "unlink failed"),
+)
 LEGEND = {"named": "named", "mapped": "unlinked but mapped", "gone": "gone", "failed": "failed"}
 GLYPHS = {"named": "|", "mapped": ":", "gone": " ", "failed": "x"}
 NOTHING = "no shared-memory name was touched"
@@ -37,7 +42,7 @@ class Segment:
     def apply(self, what: str, pid: int, known: bool) -> None:
         """What the act changes. A process holds it from `create` or `open` (the descriptor; then the mapping) to
         `close`; where neither `map` nor `close` was recorded at all, that is not `known`, and nobody does."""
-        if what in ("create", "open", "unlink"):
+        if what in ("create", "link", "open", "unlink"):
             self.named = what != "unlink"
         if what == "close":
             self.held[pid] = max(self.held[pid] - 1, 0)
@@ -145,7 +150,7 @@ def _ordered(events: list[Any], order: Order) -> list[Any]:
 def _segment(segments: list[Segment], event: Any) -> Segment:
     """The segment that the event is about: the newest of its name, or a new one."""
     same = [segment for segment in segments if segment.name == event.name]
-    if not same or (event.what == "create" and not same[-1].named):
+    if not same or (event.what in NAMING and not same[-1].named):
         segments.append(Segment(event.name))
         return segments[-1]
     mapped = [segment for segment in same if segment.held[event.pid]]

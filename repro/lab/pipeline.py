@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -17,13 +17,15 @@ from pathlib import Path
 from repro.lab import last_words, recorder, source, standins
 from repro.lab.bench import bench
 from repro.lab.kernel import SHM, Seen, watching
-from repro.lab.recorder import Event
+from repro.lab.recorder import NAMING, Event
 from repro.lab.request import TokenizedGenerateReqInput, arrays, make_request
 from repro.lab.scheduler import DEATHS, Session
-from repro.lab.tokenizer import SchedulerDied, Send, Tokenizer
+from repro.lab.standins import Hook
+from repro.lab.tokenizer import Faults, SchedulerDied, Send, Tokenizer
 from repro.lab.verdict import Leftovers, Seconds, Verdict
 
 TRANSPORTS = ("shm", "default")
+MOMENTS = ("create", "send", *DEATHS)
 Prepare = Callable[[TokenizedGenerateReqInput], TokenizedGenerateReqInput]
 
 
@@ -46,7 +48,7 @@ class Run:
     @property
     def names(self) -> list[str]:
         """The names that the run created, in order."""
-        return [event.name for event in self.events if event.what == "create"]
+        return [event.name for event in self.events if event.what in NAMING]
 
     @property
     def labels(self) -> list[str]:
@@ -74,6 +76,7 @@ def run(
     release: str = source.INSTALLED,
     prepare: Prepare | None = None,
     points: Sequence[int] = (1, 2),
+    hooks: Mapping[str, Hook] | None = None,
     transport: str = "shm",
     skip_tokenizer_init: bool = False,
     ranks: int = 1,
@@ -81,30 +84,38 @@ def run(
     late: float = 0.0,
     die: tuple[str, int] | None = None,
     fail_send: int | None = None,
+    cancel: int | None = None,
+    sweep: bool = True,
     trace: Callable | None = None,
     timeout: float = 20.0,
 ) -> Run:
     """Send `request` (or, for a batch of prompts, each of several) n times, as `release` does it.
 
     `prepare` is applied to each copied request at the expansion `points` (1: the warm-up's, 2: the samples'); None
-    leaves the release's own code untouched. `transport` is `shm` or `default` (inline, as with `dist_init_addr`).
-    `ranks` consumers unpickle each request, as tensor-parallel ranks do, with or without the `barrier` before they
-    unwrap; all but the first are `late` by so many seconds. `die` kills the scheduler at a moment of DEATHS of a
-    send; `fail_send` lets that send fail after it was wrapped. `trace` goes to `sys.settrace` on the tokenizer's
-    thread. A small /dev/shm is a knob of `small_shm`.
+    leaves the release's own code untouched. `hooks` stand around sglang's functions in the tokenizer's process, as
+    `standins.plugged` has it. `transport` is `shm` or `default` (inline, as with `dist_init_addr`). `ranks` consumers
+    unpickle each request, as tensor-parallel ranks do, with or without the `barrier` before they unwrap; all but the
+    first are `late` by so many seconds. `die` kills the scheduler at a moment of MOMENTS of a send; `fail_send` lets
+    that send fail after it was wrapped; at `cancel` the client goes away while that send waits for its answer.
+    Without `sweep`, names that are left stay, and it is for the caller to remove them. `trace` goes to `sys.settrace`
+    on the tokenizer's thread. A small /dev/shm is a knob of `small_shm`.
 
     The source requests are left as the run left them. Raises Refused if the release cannot be had, or has not two
     expansion points for `prepare`; ValueError for a knob's wrong value.
     """
-    if n < 1 or transport not in TRANSPORTS or (die and die[0] not in DEATHS):
+    if n < 1 or transport not in TRANSPORTS or (die and die[0] not in MOMENTS):
         raise ValueError(f"n = {n}, transport = {transport!r}, die = {die!r}: see what run takes")
     release = source.name_of(release)
-    lifted = _lifted(release, prepare, points)
     bench.warm_up()
     request = make_request() if request is None else request
     requests = [request] if isinstance(request, TokenizedGenerateReqInput) else list(request)
     inline = transport == "default"
-    tokenizer = Tokenizer(lifted, requests, n)
+    lifted = standins.tokenizer_manager(release, prepare is not None)
+    at = {die[0]: die[1]} if die and die[0] not in DEATHS else {}
+    tokenizer = Tokenizer(lifted.TokenizerManager, requests, n, Faults(**at, fail=fail_send, cancel=cancel))
+    if prepare is not None:
+        lifted.module.prepare_1 = tokenizer.timed(prepare) if 1 in points else standins.itself
+        lifted.module.prepare_2 = tokenizer.timed(prepare) if 2 in points else standins.itself
     standins.set_transport(release, default=inline, skip_tokenizer_init=skip_tokenizer_init)
     held = [list(arrays(one)) for one in requests]
     folder = Path(tempfile.mkdtemp(prefix="shm-kit-"))
@@ -115,35 +126,28 @@ def run(
         with (
             bench.schedulers(ranks, release) as schedulers,
             watching() as kernel,
-            recorder.recording(session.events, "tokenizer"),
+            recorder.recording(session.events, "tokenizer", tokenizer.react, at_once=False),
+            standins.plugged(release, hooks or {}, lifted),
         ):
             schedulers.begin(session)
-            tokenizer.execute(schedulers, fail_send=fail_send, trace=trace, timeout=timeout)
+            tokenizer.execute(schedulers, trace=trace, timeout=timeout)
             schedulers.end()
         events = recorder.read(Path(session.events))
         log = Path(session.log).read_text() if Path(session.log).exists() else ""
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    verdict = _verdict(tokenizer, events, log, release)
+    leftovers = _leftovers(events, sweep=sweep, died=schedulers.dead)
+    verdict = _verdict(tokenizer, events, log, release, leftovers)
     mutated = any(not _same(before, list(arrays(one))) for before, one in zip(held, requests, strict=True))
     ours = {event.name for event in events}
     return Run(verdict, tokenizer.sends, events, [seen for seen in kernel if seen.name in ours], mutated, requests)
-
-
-def _lifted(release: str, prepare: Prepare | None, points: Sequence[int]) -> type:
-    """The lifted class; with `prepare`, wired to it at the chosen points."""
-    lifted = standins.tokenizer_manager(release, prepare is not None)
-    if prepare is not None:
-        lifted.module.prepare_1 = prepare if 1 in points else standins.itself
-        lifted.module.prepare_2 = prepare if 2 in points else standins.itself
-    return lifted.module.TokenizerManager
 
 
 def _same(before: list, after: list) -> bool:
     return len(before) == len(after) and all(one is other for one, other in zip(before, after, strict=True))
 
 
-def _verdict(tokenizer: Tokenizer, events: list[Event], log: str, release: str) -> Verdict:
+def _verdict(tokenizer: Tokenizer, events: list[Event], log: str, release: str, leftovers: Leftovers) -> Verdict:
     verdict = Verdict(
         "survived",
         n=tokenizer.n,
@@ -152,7 +156,7 @@ def _verdict(tokenizer: Tokenizer, events: list[Event], log: str, release: str) 
         device="cpu",
         model="none (the lab)",
         seconds=Seconds(generate=tokenizer.seconds, total=tokenizer.seconds),
-        leftovers=_sweep(events),
+        leftovers=leftovers,
         events=[vars(event) for event in events],
     )
     if words := last_words.read(log):
@@ -169,11 +173,14 @@ def _verdict(tokenizer: Tokenizer, events: list[Event], log: str, release: str) 
     return verdict
 
 
-def _sweep(events: list[Event]) -> Leftovers:
-    """Remove the names that this run created and that are still there, and say which they were."""
-    files = {event.name: SHM / event.name.lstrip("/") for event in events if event.what == "create"}
+def _leftovers(events: list[Event], *, sweep: bool, died: bool) -> Leftovers:
+    """The names that this run made and that are still there; with `sweep`, they are removed."""
+    files = {event.name: SHM / event.name.lstrip("/") for event in events if event.what in NAMING}
     left = [name for name, file in files.items() if file.exists()]
-    for name in left:
+    for name in left if sweep else []:
         files[name].unlink(missing_ok=True)
-        resource_tracker.unregister(name, "shared_memory")  # else it warns, at the end, that it cannot find it
+    for name in files if died or (left and sweep) else []:
+        if not files[name].exists():  # else the tracker warns, at the end, that it cannot find it
+            resource_tracker.register(name, "shared_memory")  # a file that was made by path is not known to it
+            resource_tracker.unregister(name, "shared_memory")
     return Leftovers(segments=left, remaining=[name for name in left if files[name].exists()])

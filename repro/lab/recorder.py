@@ -1,9 +1,10 @@
 """Who created, opened, mapped, closed and unlinked which shared-memory name, when, in which process.
 
-Every process of a run appends one JSON line an event to the run's own file. The names are taken where CPython
-calls the operating system (`_posixshmem.shm_open`, `shm_unlink`, and `open` for files made in /dev/shm by path), so
-nothing of sglang is touched and no name that the run created is missed. Times are the system's monotonic clock,
-which all processes share; within a process the lines stand in the order in which things happened.
+Every process of a run appends one JSON line an event to the run's own file. The names are taken where CPython calls
+the operating system (`_posixshmem.shm_open`, `shm_unlink`, `os.link`, and for files in /dev/shm that are made or
+removed by path `open` and `os.remove`), so nothing of sglang is touched and no name that the run created is missed.
+Times are the system's monotonic clock, which all processes share; within a process the lines stand in the order in
+which things happened.
 """
 
 from __future__ import annotations
@@ -14,21 +15,22 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from multiprocessing import shared_memory, synchronize
 from pathlib import Path
 from typing import Any
 
 SHM = "/dev/shm"
 EVENTS_FILE = "SGLANG_SHM_KIT_EVENTS"  # environment variable: the file that a guarded run's processes append to
+NAMING = ("create", "link")  # what makes a name
 
 
 @dataclass(frozen=True)
 class Event:
-    """One thing that happened to one name. `what` is `create`, `create failed`, `open`, `open failed`, `map`,
-    `close`, `unlink`, `unlink failed` or `semaphore`; `send` counts a run's sends from 0; `where` is the caller
-    outside the standard library, as `file:line function`."""
+    """One thing that happened to one name. `what` is `create`, `create failed`, `link`, `link failed`, `open`,
+    `open failed`, `map`, `close`, `unlink`, `unlink failed` or `semaphore`; `send` counts a run's sends from 0; `where`
+    is the caller outside the standard library, as `file:line function`."""
 
     at: float
     pid: int
@@ -43,12 +45,15 @@ class Event:
 
 @dataclass
 class _Account:
-    """Where this process writes its events: file, own role (else its title tells), and the send at hand."""
+    """Where this process writes its events: file, own role (else its title tells), and the send at hand; who is called
+    with each event; and, unless each is written at once, those that wait for the end of a send."""
 
     path: str | None = None
     role: str | None = None
     send: int | None = None
     details: bool = False
+    react: Callable[[Event], None] | None = None
+    waiting: list[dict[str, object]] | None = None
 
 
 _account = _Account()
@@ -59,24 +64,40 @@ def note(what: str, **fields: object) -> None:
     """Append a line to the run's file. Does nothing outside a run."""
     path = _account.path or os.environ.get(EVENTS_FILE)
     if path:
-        line = json.dumps({"at": time.monotonic(), "pid": os.getpid(), "what": what, **fields}) + "\n"
-        file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
-        try:
-            os.write(file, line.encode())  # one write: lines of different processes do not mix
-        finally:
-            os.close(file)
+        line = {"at": time.monotonic(), "pid": os.getpid(), "what": what, **fields}
+        if _account.waiting is None:
+            _write(path, [line])
+        else:
+            _account.waiting.append(line)
+
+
+def _write(path: str, lines: list[dict[str, object]]) -> None:
+    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+    try:
+        os.write(file, "".join(json.dumps(line) + "\n" for line in lines).encode())  # one write: processes do not mix
+    finally:
+        os.close(file)
 
 
 def account_path() -> Path:
-    """The file that this process's events go to. Raises RuntimeError if it is not recorded."""
+    """The file that this process's events are in. Raises RuntimeError if it is not recorded."""
     if _account.path is None:
         raise RuntimeError("nothing is recorded here")
+    _write_waiting()
     return Path(_account.path)
+
+
+def _write_waiting() -> None:
+    if _account.waiting:
+        _write(_account.path, _account.waiting)
+        _account.waiting.clear()
 
 
 def about(send: int | None) -> None:
     """From now on this process's events belong to this send (None: to none)."""
     _account.send = send
+    if send is None:
+        _write_waiting()
 
 
 def install(path: str | None = None, role: str | None = None, *, details: bool = False) -> None:
@@ -90,18 +111,23 @@ def install(path: str | None = None, role: str | None = None, *, details: bool =
 
 
 @contextlib.contextmanager
-def recording(path: str, role: str) -> Iterator[None]:
-    """Record this process's events, `map` and `close` included, in the file at `path`, while the context lasts.
-    One at a time."""
+def recording(
+    path: str, role: str, react: Callable[[Event], None] | None = None, *, at_once: bool = True
+) -> Iterator[None]:
+    """Record this process's events, `map` and `close` included, in the file at `path`, while the context lasts, and
+    call `react` with each. One at a time. Unless `at_once`, they are written when a send is over: a process that may be
+    killed cannot wait for that, and one whose sends are timed should."""
     if _account.path is not None:
         raise RuntimeError(f"this process is already recorded, in {_account.path}")
     Path(path).touch()
     install(path, role, details=True)
+    _account.react, _account.waiting = react, None if at_once else []
     try:
         yield
     finally:
         _unpatch()
-        _account.path = _account.role = _account.send = None
+        _write_waiting()
+        _account.path = _account.role = _account.send = _account.react = _account.waiting = None
 
 
 def read(path: Path) -> list[Event]:
@@ -126,7 +152,8 @@ def _patch() -> None:
     shared = shared_memory.SharedMemory
     _taken.update(open=_posixshmem.shm_open, unlink=_posixshmem.shm_unlink)
     _taken.update(init=shared.__init__, close=shared.close, semaphore=synchronize.SemLock._make_name)
-    _posixshmem.shm_open, _posixshmem.shm_unlink = _recorded_open, _recorded_unlink
+    _taken.update(link=os.link)
+    _posixshmem.shm_open, _posixshmem.shm_unlink, os.link = _recorded_open, _recorded_unlink, _recorded_link
     synchronize.SemLock._make_name = staticmethod(_recorded_semaphore_name)
     if _account.details:
         shared.__init__, shared.close = _recorded_init, _recorded_close
@@ -135,14 +162,14 @@ def _patch() -> None:
 
 @functools.cache  # once a process: an audit hook cannot be taken back, so it looks whether anything is recorded
 def _watch_files() -> None:
-    sys.addaudithook(_file_made_by_path)
+    sys.addaudithook(_file_by_path)
 
 
 def _unpatch() -> None:
     import _posixshmem
 
     shared = shared_memory.SharedMemory
-    _posixshmem.shm_open, _posixshmem.shm_unlink = _taken["open"], _taken["unlink"]
+    _posixshmem.shm_open, _posixshmem.shm_unlink, os.link = _taken["open"], _taken["unlink"], _taken["link"]
     synchronize.SemLock._make_name = staticmethod(_taken["semaphore"])
     shared.__init__, shared.close = _taken["init"], _taken["close"]
     _taken.clear()
@@ -170,6 +197,19 @@ def _recorded_unlink(path):
     _event("unlink", path, at=began)
 
 
+def _recorded_link(source, target, **named):
+    began = time.monotonic()
+    ours = isinstance(target, str) and target.startswith(f"{SHM}/")
+    try:
+        _taken["link"](source, target, **named)
+    except OSError as error:
+        if ours:
+            _event("link failed", target.removeprefix(SHM), errno=error.errno)
+        raise
+    if ours:
+        _event("link", target.removeprefix(SHM), at=began)
+
+
 def _recorded_semaphore_name():
     name = _taken["semaphore"]()
     _event("semaphore", name)
@@ -188,12 +228,15 @@ def _recorded_close(self):
         _event("close", self._name)
 
 
-def _file_made_by_path(happening: str, details: tuple) -> None:
-    """Releases from 0.5.13 on also make plain files in /dev/shm."""
-    if happening == "open" and _taken and isinstance(details[0], str) and details[0].startswith(f"{SHM}/"):
-        path, _, flags = details
-        if flags & os.O_CREAT and not os.path.exists(path):
-            _event("create", path.removeprefix(SHM))
+def _file_by_path(happening: str, details: tuple) -> None:
+    """Releases from 0.5.13 on also make plain files in /dev/shm. An audit hook is told before it happens."""
+    if happening not in ("open", "os.remove") or not _taken or not str(details[0]).startswith(f"{SHM}/"):
+        return
+    path, there = str(details[0]), os.path.exists(details[0])
+    if happening == "open" and details[2] & os.O_CREAT and not there:
+        _event("create", path.removeprefix(SHM))
+    elif happening == "os.remove" and there:
+        _event("unlink", path.removeprefix(SHM))
 
 
 def _event(what: str, name: str, *, at: float | None = None, **fields: Any) -> None:
@@ -201,7 +244,9 @@ def _event(what: str, name: str, *, at: float | None = None, **fields: Any) -> N
     another process's success stands behind it."""
     at = time.monotonic() if at is None else at
     event = Event(at, os.getpid(), role(), what, name, _account.send, where=_caller(), **fields)
-    note(**{key: value for key, value in asdict(event).items() if value is not None})
+    note(**{key: value for key, value in vars(event).items() if value is not None})
+    if _account.react:
+        _account.react(event)
 
 
 def _caller() -> str | None:

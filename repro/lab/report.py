@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from repro.lab.recorder import NAMING
 from repro.lab.verdict import AFFECTED, Outcome, Verdict
 
 PROMISES = {
@@ -56,7 +57,7 @@ def _life(verdict: Verdict) -> Iterator[str]:
 
 def _names(verdict: Verdict) -> Iterator[str]:
     """One row a segment: what happened to it, in order."""
-    segments = dict.fromkeys(event["name"] for event in verdict.events if event["what"] == "create")
+    segments = dict.fromkeys(event["name"] for event in verdict.events if event["what"] in NAMING)
     for name in segments:
         yield f"{name}  {', '.join(event['what'] for event in verdict.events if event.get('name') == name)}"
 

@@ -12,6 +12,7 @@ import shutil
 import signal
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
@@ -21,13 +22,14 @@ import zmq
 from repro.lab import recorder, standins
 from repro.lab.request import checksums
 
-DEATHS = ("before materialize", "after materialize")
+DEATHS = {"open": "open", "clone": "close", "unlink": "unlink"}  # moment of a send -> the event that ends it
 
 
 @dataclass(frozen=True)
 class Session:
     """What a scheduler is told before a run. Rank 0 receives from the tokenizer and forwards to the other ranks;
-    `die` names a moment and a send at which it is killed; `late` is how long the other ranks take to look."""
+    `die` names a moment of DEATHS and a send at which rank 0 is killed; `late` is how long the other ranks take to
+    look."""
 
     events: str
     log: str
@@ -89,7 +91,7 @@ def serve(place: Place, control: Connection, barrier: Barrier, release: str) -> 
             standins.set_transport(
                 session.release, default=session.default_transport, skip_tokenizer_init=session.skip_tokenizer_init
             )
-            with recorder.recording(session.events, role):
+            with recorder.recording(session.events, role, _deadly(session, place)):
                 control.send("ready")
                 _run(session, place, control, inbox, outbox, others, barrier)
                 control.send("done")
@@ -133,9 +135,7 @@ def _receive(session: Session, place: Place, send: int, inbox, outbox, others, b
     if lifted:
         if session.barrier and _has_shm(lifted, request):
             barrier.wait()
-        _die(session, DEATHS[0], send)
         lifted.unwrap_shm_features(request)
-        _die(session, DEATHS[1], send)
     if place.rank == 0:
         outbox.send_pyobj({"rid": request.rid, "intact": checksums(request) == request.checksums})
 
@@ -145,9 +145,12 @@ def _has_shm(lifted: standins.Lifted, request: Any) -> bool:
     return "has_shm_features" in lifted.lines and lifted.has_shm_features([request])
 
 
-def _die(session: Session, moment: str, send: int) -> None:
-    if session.die == (moment, send):
-        _kill_myself()
+def _deadly(session: Session, place: Place) -> Callable[[recorder.Event], None] | None:
+    """Kills this process right after the event at which the session says that it dies."""
+    if session.die is None or place.rank or session.die[0] not in DEATHS:
+        return None
+    last = (DEATHS[session.die[0]], session.die[1])
+    return lambda event: _kill_myself() if (event.what, event.send) == last else None
 
 
 def _kill_myself() -> None:

@@ -15,6 +15,7 @@ import os
 import sys
 import time
 import uuid
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from multiprocessing import shared_memory
@@ -26,6 +27,7 @@ from repro.lab.lift import Lifted
 
 MM_UTILS = ("ShmPointerMMData", "wrap_shm_features", "has_shm_features", "unwrap_shm_features")
 TOKENIZER_MANAGER = ("_handle_batch_request", "_send_one_request")
+MANAGERS = "sglang.srt.managers"
 LATER_METHODS = ("_collect_batch_responses", "_stream_batch_responses")  # split off in 0.5.17
 
 
@@ -114,6 +116,45 @@ def tokenizer_manager(release: str, with_prepare: bool) -> Lifted:
         code = _with_prepare(code)
         offered |= {"prepare_1": itself, "prepare_2": itself}
     return lift.lift(code, methods, offered)
+
+
+Hook = Callable[..., Any]
+
+
+@contextlib.contextmanager
+def plugged(release: str, hooks: Mapping[str, Hook], manager: Lifted) -> Iterator[None]:
+    """While the context lasts, each hook stands around a function of sglang, in this process's lifted code: a call
+    becomes `hook(original, *arguments)`, as with sglang's own `HookType.AROUND`. `hooks` are keyed by full upstream
+    path, such as `sglang.srt.managers.mm_utils.wrap_shm_features`; those of other modules are passed over. `manager` is
+    the lifted tokenizer_manager. Raises Refused if the release has no such function.
+    """
+    modules = {"mm_utils": mm_utils(release), "tokenizer_manager": manager}
+    with contextlib.ExitStack() as undo:
+        for path, hook in hooks.items():
+            module, _, place = path.removeprefix(f"{MANAGERS}.").partition(".")
+            if path.startswith(MANAGERS) and module in modules:
+                holder, name, original = _found(modules[module], place, release, path)
+                setattr(holder, name, _around(original, hook))
+                undo.callback(setattr, holder, name, original)
+        yield
+
+
+def _found(lifted: Lifted | None, place: str, release: str, path: str) -> tuple[Any, str, Callable]:
+    """What holds the function at `place` (`function` or `Class.function`), its name there, and itself."""
+    owner, _, name = place.rpartition(".")
+    holder = lifted and (getattr(lifted.module, owner, None) if owner else lifted.module)
+    original = vars(holder).get(name) if holder else None
+    if original is None:
+        raise source.Refused(f"sglang {release} has no {path} to hook")
+    return holder, name, original
+
+
+def _around(original: Callable, hook: Hook) -> Callable:
+    @functools.wraps(original)
+    def hooked(*arguments: Any, **named: Any) -> Any:
+        return hook(original, *arguments, **named)
+
+    return hooked
 
 
 def _with_prepare(code: source.Source) -> source.Source:

@@ -91,7 +91,7 @@ class _Watcher:
             roots[COPIED] = held[COPIED]
         seen = snapshot(roots)
         events = recorder.read(recorder.account_path())
-        created = [event.name for event in events if event.what == "create"]
+        created = [event.name for event in events if event.what in recorder.NAMING]
         return Step(
             number=len(self.steps),
             line=frame.f_lineno,

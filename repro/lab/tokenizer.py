@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
+import pickle
 import sys
 import threading
 import time
@@ -15,6 +17,7 @@ import zmq.asyncio
 
 from repro.lab import recorder
 from repro.lab.bench import Schedulers
+from repro.lab.kernel import SHM, shm_used
 from repro.lab.request import GenerateReqInput, TokenizedGenerateReqInput, arrays
 
 
@@ -24,40 +27,72 @@ class SchedulerDied(Exception):
 
 @dataclass
 class Send:
-    """One request on its way: `names` are the shared-memory names on the wire, `intact` whether the scheduler found
-    the original's bytes (None: no answer came), `seconds` how long `_send_one_request` held the loop."""
+    """One request on its way: `names` are the shared-memory names on the wire, `segments` the inodes behind them,
+    with their sizes in bytes, `intact` whether the scheduler found the original's bytes (None: no answer came),
+    `seconds` how long preparing and sending it held the event loop.
+
+    `cloned` and `inline` are bytes: of features that were copied before they were wrapped, and of the message itself;
+    `shm` is by how many bytes /dev/shm was fuller than before the run, right before the message left.
+    """
 
     label: str
     names: list[str] = field(default_factory=list)
+    segments: dict[int, int] = field(default_factory=dict)
     intact: bool | None = None
     seconds: float = 0.0
+    cloned: int = 0
+    inline: int = 0
+    shm: int = 0
+
+
+@dataclass(frozen=True)
+class Faults:
+    """What is to go wrong, at which send: the scheduler is killed when the send's first name is made (`create`), or
+    before the message leaves (`send`); the send fails after it was wrapped (`fail`); the client goes away while the
+    send waits for its answer (`cancel`)."""
+
+    create: int | None = None
+    send: int | None = None
+    fail: int | None = None
+    cancel: int | None = None
 
 
 class Tokenizer:
     """Sends each of `requests` n times. `sends`, `answers` and `error` hold what came of it."""
 
-    def __init__(self, lifted: type, requests: Sequence[TokenizedGenerateReqInput], n: int) -> None:
+    def __init__(self, lifted: type, requests: Sequence[TokenizedGenerateReqInput], n: int, faults: Faults) -> None:
         self.manager_class = type("TokenizerManager", (_Watched, lifted), {"watcher": self})
-        self.requests, self.n = list(requests), n
+        self.requests, self.n, self.faults = list(requests), n, faults
         self.sends: list[Send] = []
         self.number_of: dict[str, int] = {}
         self.answers: list[str] | None = None
         self.error: BaseException | None = None
-        self.seconds = 0.0
+        self.seconds = self.prepared = 0.0
+        self.features = {_address(array) for one in self.requests for array in arrays(one)}
+        self.used_before = shm_used()
 
-    def execute(
-        self,
-        schedulers: Schedulers,
-        *,
-        fail_send: int | None = None,
-        trace: Callable | None = None,
-        timeout: float = 20.0,
-    ) -> None:
+    def execute(self, schedulers: Schedulers, *, trace: Callable | None = None, timeout: float = 20.0) -> None:
         """Run to the end, an error, the scheduler's death or the timeout. On a thread: a notebook has a loop."""
-        self.schedulers, self.fail_send = schedulers, fail_send
+        self.schedulers = schedulers
         thread = threading.Thread(target=self._on_thread, args=(trace, timeout), name="tokenizer")
         thread.start()
         thread.join()
+
+    def timed(self, prepare: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """`prepare`, with its time counted as the time of the send that follows."""
+
+        def timed(request: Any) -> Any:
+            began = time.perf_counter()
+            prepared = prepare(request)
+            self.prepared += time.perf_counter() - began
+            return prepared
+
+        return timed
+
+    def react(self, event: recorder.Event) -> None:
+        """Kill the scheduler when the send at hand makes its first name, if that is the fault."""
+        if event.what in recorder.NAMING and event.send == self.faults.create is not None:
+            self.schedulers.processes[0].kill()
 
     def _on_thread(self, trace: Callable | None, timeout: float) -> None:
         began = time.perf_counter()
@@ -71,7 +106,7 @@ class Tokenizer:
             self.seconds = time.perf_counter() - began
 
     async def _main(self) -> None:
-        manager = self.manager_class(self.requests, self.schedulers.outbox)
+        manager = self.manager_class(self.requests, _Outbox(self))
         asked = GenerateReqInput([one.rid for one in self.requests], self.n, len(self.requests))
         arguments = [asked, None]
         if "request_states" in inspect.signature(manager._handle_batch_request).parameters:  # from 0.5.22 on
@@ -79,13 +114,22 @@ class Tokenizer:
         inbox = zmq.asyncio.Socket(shadow=self.schedulers.inbox.underlying)
         receiver = asyncio.ensure_future(self._receive(inbox, manager))
         self._watch_for_death(manager)
+        self.task = asyncio.current_task()
         try:
             async for answers in manager._handle_batch_request(*arguments):
                 self.answers = answers
+        except asyncio.CancelledError:
+            if self.faults.cancel is not None:  # what was sent is answered all the same: the next run starts clean
+                await self._until_all_arrived()
+            raise
         finally:
             receiver.cancel()
             for process in self.schedulers.processes:
                 asyncio.get_running_loop().remove_reader(process.sentinel)
+
+    async def _until_all_arrived(self) -> None:
+        while any(send.intact is None for send in self.sends) and not self.schedulers.dead:
+            await asyncio.sleep(0.001)
 
     async def _receive(self, inbox: zmq.asyncio.Socket, manager: Any) -> None:
         while True:
@@ -111,6 +155,32 @@ class Tokenizer:
             loop.add_reader(process.sentinel, died, process)
 
 
+class _Outbox:
+    """The tokenizer's end of the socket to the scheduler. Looks at what leaves, and fails or kills as it was told."""
+
+    def __init__(self, watcher: Tokenizer) -> None:
+        self.watcher, self.socket = watcher, watcher.schedulers.outbox
+
+    def send_pyobj(self, request: Any) -> None:
+        """Pickle and send. Raises ZMQError if it is to fail."""
+        watcher, number = self.watcher, len(self.watcher.sends) - 1
+        send, faults = watcher.sends[number], watcher.faults
+        message = pickle.dumps(request, pickle.DEFAULT_PROTOCOL)  # as ZMQ's own send_pyobj does
+        began = time.perf_counter()
+        send.inline = len(message)
+        send.names = [f"/{name.lstrip('/')}" for array in arrays(request) if (name := _name_of(array))]
+        send.segments = dict(filter(None, map(_segment, send.names)))
+        send.shm = shm_used() - watcher.used_before
+        send.seconds -= time.perf_counter() - began  # that was the lab's own looking
+        if number == faults.fail:
+            raise zmq.ZMQError(zmq.ENOTSOCK, "this send was told to fail")
+        if number == faults.send:
+            watcher.schedulers.processes[0].kill()
+        self.socket.send(message)
+        if number == faults.cancel:
+            asyncio.get_running_loop().call_soon(watcher.task.cancel)
+
+
 class _Watched:
     """Looks at what goes in and out of the lifted `_send_one_request`; changes nothing."""
 
@@ -120,30 +190,47 @@ class _Watched:
         send = self._begin(arguments)
         sent = super()._send_one_request(*arguments)
         if inspect.isawaitable(sent):  # from 0.5.20 on
-            return self._finish(sent, send, arguments)
-        self._end(send, arguments)
+            return self._finish(sent, send)
+        self._end(send)
         return sent
 
-    async def _finish(self, sent: Any, send: Send, arguments: tuple) -> Any:
+    async def _finish(self, sent: Any, send: Send) -> Any:
         result = await sent
-        self._end(send, arguments)
+        self._end(send)
         return result
 
     def _begin(self, arguments: tuple) -> Send:
         watcher, number = self.watcher, len(self.watcher.sends)
+        request = _tokenized(arguments)
         send = Send(_label(number, len(watcher.requests), watcher.n))
+        clones = [array for array in arrays(request) if _address(array) and _address(array) not in watcher.features]
+        send.cloned = sum(array.nbytes for array in clones)
         watcher.sends.append(send)
-        watcher.number_of[_tokenized(arguments).rid] = number
+        watcher.number_of[request.rid] = number
         recorder.about(number)
-        self.send_to_scheduler.fails = number == watcher.fail_send
-        send.seconds = -time.perf_counter()
+        watcher.prepared, spent = 0.0, watcher.prepared
+        send.seconds = spent - time.perf_counter()
         return send
 
-    def _end(self, send: Send, arguments: tuple) -> None:
+    def _end(self, send: Send) -> None:
         send.seconds += time.perf_counter()
-        names = (_name_of(array) for array in arrays(_tokenized(arguments)))
-        send.names = [f"/{name.lstrip('/')}" for name in names if name]
         recorder.about(None)
+
+
+def _segment(name: str) -> tuple[int, int] | None:
+    """Inode and size of the segment that a name leads to; None if the name is gone."""
+    try:
+        status = os.stat(SHM / name.lstrip("/"))
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_size
+
+
+def _address(array: Any) -> int:
+    """Where the bytes of a tensor or a numpy array are; 0 for what has none here, such as a pointer."""
+    if hasattr(array, "data_ptr"):
+        return array.data_ptr()
+    return array.ctypes.data if hasattr(array, "ctypes") else 0
 
 
 def _name_of(array: Any) -> str | None:

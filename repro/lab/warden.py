@@ -27,6 +27,7 @@ from typing import Any
 import psutil
 
 from repro.lab.kernel import SHM
+from repro.lab.recorder import NAMING
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 GRACE = 3.0  # seconds for the rest of a dying tree to go by itself
@@ -206,7 +207,7 @@ class Watch:
 
     def _sweep(self) -> None:
         """Unlink the names that this run created and that are still there; nothing else in /dev/shm is touched."""
-        created = [event for event in self.report.events if event["what"] in ("create", "semaphore")]
+        created = [event for event in self.report.events if event["what"] in (*NAMING, "semaphore")]
         files = dict.fromkeys(_file_of(event) for event in created)
         self.report.segments = [file.name for file in files if file.exists()]
         for file in files:

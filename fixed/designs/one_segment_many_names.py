@@ -1,0 +1,257 @@
+"""One segment for all sends of a feature, and a name of its own for each send: hard links.
+
+`/dev/shm` is a tmpfs: a name there is a directory entry, the memory is the inode, and the inode's link count is a
+count of references that the kernel keeps. The feature is written once, when it is first sent, and gets as many names
+as there will be sends. The scheduler opens and unlinks the name that it was sent, as it always did, and frees nothing
+that another send needs. The last send takes the last name; after it, none is left that is not a consumer's.
+
+Stands around four functions of sglang, in the tokenizer's process only; the scheduler runs as released:
+
+* `TokenizerManager._handle_batch_request`: knows how many sends there will be, and removes the names that none has
+  taken when the batch is over, be it by success, an exception, or a client that went away;
+* `TokenizerManager._send_one_request`: removes the names of a send that failed. No consumer will;
+* `wrap_shm_features`: mutates nothing (`pure_wrap`); where shared memory cannot be had (ENOSPC, EMFILE, ...), the
+  features go inline, in the message;
+* `ShmPointerMMData.__init__`: takes a name instead of a segment.
+
+A fifth, `kill_process_tree`, is for the day on which the scheduler dies all the same: sglang then kills its own tree
+with SIGKILL, the resource tracker included, and who would remove the names that were sent and never opened? In every
+other end of the tokenizer, SIGKILL included, the tracker does: each name is registered with it as Python's own are.
+
+**What it relies on.** Linux with a tmpfs in /dev/shm that tokenizer and scheduler both see. Consumers that unlink the
+name they were sent, once, after all of them have opened it (sglang's barrier sees to that), and do not write through
+their mapping. Features that do not change between the first send and the last. One thread that sends: asyncio's.
+
+**Where it would not hold.** A consumer that writes to the segment in place would be seen by all. One that unlinks by
+inode, or counts on a segment of its own in `df`, would be surprised. Across containers that do not share /dev/shm no
+name works, linked or not. Where links cannot be made (another filesystem, a security module), it says so once and
+every send gets a segment of its own; without a /dev/shm (macOS) sglang's own code makes it: `pure_wrap` either way.
+0.5.9, whose pointers keep the segment open, is not supported.
+
+The segment is filled with `write(2)`, which is faster than a first write through a mapping (no page faults, no zeroing)
+and says ENOSPC where the mapping would be a SIGBUS.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import inspect
+import logging
+import os
+import secrets
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
+from multiprocessing.shared_memory import SharedMemory
+from typing import Any
+
+from .pure_wrap import pure_wrap
+
+SHM = "/dev/shm"
+NAMES_ARE_FILES = os.path.isdir(SHM)
+CANNOT_LINK = (errno.EPERM, errno.EACCES, errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP)
+TOKEN = secrets.token_hex(8)  # of this process's names; each has another of its own
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Segment:
+    """A feature's segment: the names that no send has taken yet. The tensor is kept so that no other can have its id
+    meanwhile."""
+
+    tensor: Any
+    names: list[str]
+
+
+@dataclass
+class Batch:
+    """One call of `_handle_batch_request`, in which every feature is sent `sends` times."""
+
+    sends: int
+    segments: dict[int, Segment] = field(default_factory=dict)
+
+    def name_for(self, tensor: Any) -> str:
+        """A name for the next send of `tensor`. The first one writes the segment and makes names for all, while no
+        consumer is in the way: in one directory, the kernel lets only one process at a time link or unlink. Raises
+        OSError, and then leaves none of them."""
+        segment = self.segments.get(id(tensor))
+        if segment is None or not segment.names:
+            segment = self.segments[id(tensor)] = Segment(tensor, [new_segment(tensor)])
+            add_names(segment.names, self.sends - 1)
+        return segment.names.pop()
+
+    def close(self) -> None:
+        """Remove the names that no send has taken."""
+        for segment in self.segments.values():
+            remove(segment.names)
+
+
+class Links:
+    """Whether this machine makes them: believed until one fails for a reason that will not go away."""
+
+    work = True
+
+
+_batch: ContextVar[Batch | None] = ContextVar("batch", default=None)  # the one that this task is sending
+_taken: ContextVar[list[str] | None] = ContextVar("taken", default=None)  # names of the send at hand
+
+
+def handle_batch_request(original: Callable, manager: Any, obj: Any, *arguments: Any, **named: Any) -> AsyncIterator:
+    """Answers, as from `TokenizerManager._handle_batch_request` (tokenizer_manager.py). Of its n + 1 sends a prompt,
+    all name one segment a feature. With n = 1 nothing is changed."""
+    answers = original(manager, obj, *arguments, **named)
+    n = getattr(obj, "parallel_sample_num", 1)
+    return answers if n == 1 else _answers_of(answers, Batch(sends=n + 1))
+
+
+async def _answers_of(answers: Any, batch: Batch) -> AsyncIterator:
+    try:
+        async with contextlib.aclosing(answers):
+            while True:
+                _batch.set(batch)  # not for longer than it runs: the task is the caller's, too
+                try:
+                    answer = await anext(answers)
+                except StopAsyncIteration:
+                    return
+                finally:
+                    _batch.set(None)
+                yield answer
+    finally:
+        batch.close()
+
+
+def send_one_request(original: Callable, *arguments: Any, **named: Any) -> Any:
+    """What `TokenizerManager._send_one_request` returns. If it raises, no name of this send is left."""
+    if inspect.iscoroutinefunction(original):  # from 0.5.20 on
+        return _send_one_request(original, *arguments, **named)
+    with _all_or_no_names():
+        return original(*arguments, **named)
+
+
+async def _send_one_request(original: Callable, *arguments: Any, **named: Any) -> Any:
+    with _all_or_no_names():
+        return await original(*arguments, **named)
+
+
+@contextlib.contextmanager
+def _all_or_no_names() -> Iterator[None]:
+    names: list[str] = []
+    _taken.set(names)
+    try:
+        yield
+    except BaseException:
+        remove(names)
+        raise
+    finally:
+        _taken.set(None)
+
+
+def wrap_shm_features(original: Callable[[Any], Any], request: Any) -> Any:
+    """A wrapped copy of `request`; or, if there is no room or no descriptor for all of its features, `request`, to be
+    sent inline. Stands around `wrap_shm_features` (mm_utils.py)."""
+    try:
+        return pure_wrap(original, request)
+    except OSError as error:
+        remove(_taken.get() or [])
+        say_once(f"no shared memory ({error}): features are sent inline while that lasts")
+        return request
+
+
+def name_instead_of_segment(init: Callable[..., None], self: Any, tensor: Any, *arguments: Any, **named: Any) -> None:
+    """Make `self` a pointer to `tensor` under a name of its own. Stands around `ShmPointerMMData.__init__`
+    (mm_utils.py), which is left to make a segment where there is no /dev/shm, and outside a send. Raises OSError."""
+    names = _taken.get()
+    if names is None or not NAMES_ARE_FILES:
+        init(self, tensor, *arguments, **named)
+    else:
+        batch = _batch.get()
+        name = batch.name_for(tensor) if batch else new_segment(tensor)
+        vars(self).update(shm_name=name, shape=tensor.shape, dtype=tensor.dtype, tensor=None, _shm_handle=None, **named)
+    if names is not None:
+        names.append(self.shm_name)
+
+
+def new_segment(tensor: Any) -> str:
+    """The name of a new segment, mode 0600, that holds the bytes of `tensor`. Raises OSError, and leaves nothing
+    then."""
+    import torch
+
+    content = memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    if not content:
+        raise OSError(errno.EINVAL, "a segment cannot be empty")
+    segment = SharedMemory(new_name(), create=True, size=len(content))  # exclusively, and known to the tracker
+    try:
+        while content:
+            content = content[os.write(segment._fd, content) :]
+    except BaseException:
+        segment.unlink()
+        raise
+    finally:
+        segment.close()
+    return segment.name
+
+
+def add_names(names: list[str], count: int) -> None:
+    """Add so many names for the segment that `names[0]` names; none where links cannot be made. Raises OSError, and
+    then removes all of them, the first included."""
+    try:
+        while Links.work and count:
+            os.link(f"{SHM}/{names[0]}", f"{SHM}/{(name := new_name())}")
+            resource_tracker.register(f"/{name}", "shared_memory")  # as SharedMemory does for what it creates
+            names.append(name)
+            count -= 1
+    except OSError as error:
+        if error.errno in CANNOT_LINK:
+            Links.work = False
+            say_once(f"no links in {SHM} ({error}): every send gets a segment of its own")
+        elif error.errno != errno.EMLINK:  # that many names are enough for one segment
+            remove(names)
+            raise
+
+
+def new_name() -> str:
+    """A name that nobody can guess; with the process in it, as sglang has it from 0.5.14 on."""
+    return f"{_ours()}{secrets.token_hex(8)}"
+
+
+def remove(names: list[str]) -> None:
+    """Unlink `names`, those that no consumer has unlinked, and empty the list."""
+    for name in names:
+        try:
+            os.unlink(f"{SHM}/{name}")
+        except FileNotFoundError:
+            continue
+        resource_tracker.unregister(f"/{name}", "shared_memory")
+    names.clear()
+
+
+def kill_process_tree(original: Callable, *arguments: Any, **named: Any) -> None:
+    """Remove what was sent and never opened, before sglang kills this process and its tree, the tracker included.
+    Stands around `kill_process_tree` (utils/common.py)."""
+    pid = arguments[0] if arguments else named.get("parent_pid")
+    if pid in (None, os.getpid()) and NAMES_ARE_FILES:
+        remove([entry for entry in os.listdir(SHM) if entry.startswith(_ours())])
+    original(*arguments, **named)
+
+
+def say_once(line: str) -> None:
+    """Log a warning, the first time that this process has to say it."""
+    if line not in _said:
+        _said.add(line)
+        logger.warning("one_segment_many_names: %s", line)
+
+
+def _ours() -> str:
+    return f"sgl_shm_mm_{os.getpid()}_{TOKEN}_"
+
+
+_said: set[str] = set()
+HOOKS = {
+    "sglang.srt.managers.tokenizer_manager.TokenizerManager._handle_batch_request": handle_batch_request,
+    "sglang.srt.managers.tokenizer_manager.TokenizerManager._send_one_request": send_one_request,
+    "sglang.srt.managers.mm_utils.wrap_shm_features": wrap_shm_features,
+    "sglang.srt.managers.mm_utils.ShmPointerMMData.__init__": name_instead_of_segment,
+    "sglang.srt.utils.common.kill_process_tree": kill_process_tree,
+}

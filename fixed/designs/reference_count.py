@@ -1,0 +1,127 @@
+"""An owner table: the tokenizer owns the segments, counts who still needs them, and frees them. For its lesson.
+
+One segment for all sends, and no link: all name the same file, and nobody but the owner unlinks it. sglang's
+scheduler unlinks whatever pointer it is sent, so it is sent none: what is pickled restores itself, by PyTorch's own
+`from_file`, to a tensor that is mapped privately. So the scheduler's code need not be touched; and right there the
+lesson begins.
+
+**What it would need** is an answer to "has everybody opened it?" for every way in which a batch can end. After
+success it is known: every sample has been answered. After an exception, or when the client goes away, it is not: to
+free then would kill the scheduler, which may be about to open the file (from 0.5.20 on: fail a request); not to free
+is a leak, and it is what is done here. Upstream's attempts (#23685, and a fork's `ShmOwnerTable`) add what is
+missing: consumers that acknowledge, aborted requests included. It would also need a broadcast that knows such
+tensors: here, rank 0 sends the pixels themselves to the other tensor-parallel ranks, which #21465 had got rid of. The
+link count of `one_segment_many_names` is the same table, kept by the kernel, where a consumer acknowledges by
+unlinking.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import AsyncIterator, Callable
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+from .one_segment_many_names import SHM, new_segment, remove
+from .pure_wrap import pure_wrap
+
+
+@dataclass
+class OwnerTable:
+    """The segments of one batch: tensor and name, by the tensor's id."""
+
+    owned: dict[int, tuple[Any, str]] = field(default_factory=dict)
+
+    def name_of(self, tensor: Any) -> str:
+        """The one name of the tensor's segment, which is made when it is first asked for. Raises OSError."""
+        if id(tensor) not in self.owned:
+            self.owned[id(tensor)] = tensor, new_segment(tensor)
+        return self.owned[id(tensor)][1]
+
+    def free(self) -> None:
+        """Unlink everything: nobody needs it any more."""
+        remove([name for _, name in self.owned.values()])
+
+
+class Pointer:
+    """Pickled, it is a recipe: map the file `shm_name` privately, and give it this shape."""
+
+    def __init__(self, tensor: Any, name: str) -> None:
+        self.shm_name, self.shape, self.dtype, self.size = name, tensor.shape, tensor.dtype, tensor.numel()
+
+    def __reduce__(self) -> tuple:
+        import torch
+
+        restore = functools.partial(
+            torch.from_file, f"{SHM}/{self.shm_name}", shared=False, size=self.size, dtype=self.dtype
+        )
+        return torch.reshape, (Call(restore), self.shape)
+
+
+class Call:
+    """Pickled, it is the value of a call."""
+
+    def __init__(self, function: Callable[[], Any]) -> None:
+        self.function = function
+
+    def __reduce__(self) -> tuple:
+        return self.function, ()
+
+
+_table: ContextVar[OwnerTable | None] = ContextVar("owner table", default=None)
+
+
+def handle_batch_request(original: Callable, manager: Any, obj: Any, *arguments: Any, **named: Any) -> AsyncIterator:
+    """Answers, as from `TokenizerManager._handle_batch_request` (tokenizer_manager.py); frees the batch's segments
+    after the last of them, and leaves them where there is none."""
+    answers = original(manager, obj, *arguments, **named)
+    return answers if getattr(obj, "parallel_sample_num", 1) == 1 else _answers_of(answers, OwnerTable())
+
+
+async def _answers_of(answers: Any, table: OwnerTable) -> AsyncIterator:
+    async with contextlib.aclosing(answers):
+        while True:
+            _table.set(table)
+            try:
+                answer = await anext(answers)
+            except StopAsyncIteration:
+                break
+            finally:
+                _table.set(None)
+            yield answer
+    table.free()
+
+
+def wrap_shm_features(original: Callable[[Any], Any], request: Any) -> Any:
+    """A copy of `request` in which every `ShmPointerMMData` that the wrap made is a `Pointer`. Stands around
+    `wrap_shm_features` (mm_utils.py)."""
+    wrapped = pure_wrap(original, request)
+    for item in wrapped.mm_inputs.mm_items if _table.get() and getattr(wrapped, "mm_inputs", None) else []:
+        for name, value in vars(item).items():
+            if isinstance(value, (list, tuple)):
+                setattr(item, name, type(value)(map(_counted, value)))
+            else:
+                setattr(item, name, _counted(value))
+    return wrapped
+
+
+def _counted(value: Any) -> Any:
+    return getattr(value, "counted", value)
+
+
+def name_instead_of_segment(init: Callable[..., None], self: Any, tensor: Any, *arguments: Any, **named: Any) -> None:
+    """Take the name of the tensor's one segment. Stands around `ShmPointerMMData.__init__` (mm_utils.py)."""
+    if table := _table.get():
+        self._shm_handle = None
+        self.counted = Pointer(tensor, table.name_of(tensor))
+    else:
+        init(self, tensor, *arguments, **named)
+
+
+HOOKS = {
+    "sglang.srt.managers.tokenizer_manager.TokenizerManager._handle_batch_request": handle_batch_request,
+    "sglang.srt.managers.mm_utils.wrap_shm_features": wrap_shm_features,
+    "sglang.srt.managers.mm_utils.ShmPointerMMData.__init__": name_instead_of_segment,
+}
