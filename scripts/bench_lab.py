@@ -11,9 +11,9 @@ import statistics
 import subprocess
 import sys
 import time
-from multiprocessing import shared_memory
 from pathlib import Path
 
+from fixed.clinic.prices import floor
 from fixed.detach import detach
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,27 +36,13 @@ def milliseconds(**knobs) -> float:
     return 1e3 * (time.perf_counter() - began)
 
 
-def floor(tensor) -> float:
-    """Seconds of one first write of the tensor's bytes into a fresh segment, with what belongs to it: create, map,
-    write, close."""
-    import torch
-
-    began = time.perf_counter()
-    segment = shared_memory.SharedMemory(create=True, size=tensor.numel() * tensor.element_size())
-    torch.frombuffer(segment.buf, dtype=torch.uint8).copy_(tensor.view(torch.uint8).reshape(-1))
-    segment.close()
-    seconds = time.perf_counter() - began
-    segment.unlink()
-    return seconds
-
-
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args().rounds
     from repro.lab.pipeline import run
-    from repro.lab.request import make_request
+    from repro.lab.request import make_request, shape_of
 
     torch_alone = min(fresh("import torch") for _ in range(rounds))
     lab = min(fresh(LAB) for _ in range(rounds))
@@ -72,7 +58,7 @@ def main() -> None:
     extra = statistics.median(after) - statistics.median(small)
     print(f"the experiment after a crash: median {statistics.median(after):.1f} ms, {extra:.1f} ms more (goal 100 ms)")
     for side in (112, 1536):
-        request = make_request(shape=((side // 14) ** 2, 1176))
+        request = make_request(shape=shape_of(side))
         tensor = request.mm_inputs.mm_items[0].feature
         floors, dispatches = [], []
         for _ in range(rounds):

@@ -7,10 +7,10 @@ import dataclasses
 
 import pytest
 
+from fixed import mutants
 from fixed.detach import detach
 from repro.lab import grade as grades
 from repro.lab.grade import grade
-from tests import test_lab as mutants
 
 
 def unchanged(request):
@@ -127,12 +127,12 @@ WRONG = [
     (writes_to_the_pixels, "one image", "survived", grades.MUTATED),
     (damages, "one image", "survived", grades.DAMAGED),
     (swaps, "two images", "survived", grades.DAMAGED),
-    (mutants.holder_copied, "one image", "crashed", grades.COPIED_AGAIN),
+    (mutants.the_holder_only, "one image", "crashed", grades.COPIED_AGAIN),
     (mutants.only_mm_inputs, "one image", "crashed", grades.ONLY_MM_INPUTS),
     (mutants.new_list_of_the_same_items, "one image", "crashed", grades.SAME_ITEMS),
-    (mutants.items_copied_into_the_shared_list, "one image", "crashed", grades.SHARED_LIST),
+    (mutants.new_items_in_the_shared_list, "one image", "crashed", grades.SHARED_LIST),
     (mm_inputs_and_the_shared_list, "one image", "crashed", grades.SHARED_LIST),
-    (mutants.items_copied_mm_inputs_shared, "one image", "crashed", grades.SHARED_MM_INPUTS),
+    (mutants.new_items_in_the_shared_mm_inputs, "one image", "crashed", grades.SHARED_MM_INPUTS),
     (remembers(), "one image", "crashed", grades.REMEMBERED),
     (changes_the_rid, "one image", "survived", "prepare changed the request's rid"),
 ]

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fixed.detach import detach
+from fixed.mutants import AS_RELEASED, MUTANTS
 from repro.lab import small_shm
 from repro.lab.pipeline import run
 from repro.lab.request import make_request
@@ -156,59 +157,11 @@ class _SharedItem(type(make_request("numpy").mm_inputs.mm_items[0])):
 # Mutants of the fix: each is wrong, each dies in its own way, each is caught.
 
 
-def only_mm_inputs(request):
-    """`mm_inputs` copied, but not the list nor the items."""
-    if request.mm_inputs:
-        request.mm_inputs = copy.copy(request.mm_inputs)
-    return request
-
-
-def new_list_of_the_same_items(request):
-    """A list of its own, with the same items in it."""
-    if request.mm_inputs:
-        request.mm_inputs = copy.copy(request.mm_inputs)
-        request.mm_inputs.mm_items = list(request.mm_inputs.mm_items)
-    return request
-
-
-def items_copied_into_the_shared_list(request):
-    """New items, put into the list that all copies share."""
-    if request.mm_inputs:
-        items = request.mm_inputs.mm_items
-        items[:] = [copy.copy(item) for item in items]
-    return request
-
-
-def holder_copied(request):
-    """The request copied once more, and nothing below it."""
-    return copy.copy(request)
-
-
-def items_copied_mm_inputs_shared(request):
-    """New items in a new list, which is put into the `mm_inputs` that all copies share."""
-    if request.mm_inputs:
-        request.mm_inputs.mm_items = [copy.copy(item) for item in request.mm_inputs.mm_items]
-    return request
-
-
-DEAD_AT_2, DEAD_AT_3 = ("crashed", 1), ("crashed", 2)
-MUTANTS = [
-    ("only expansion point 1", dict(prepare=detach, points=(1,)), DEAD_AT_3),
-    ("only expansion point 2", dict(prepare=detach, points=(2,)), DEAD_AT_2),
-    ("neither point", dict(prepare=detach, points=()), DEAD_AT_2),
-    ("mm_inputs, not the items", dict(prepare=only_mm_inputs), DEAD_AT_2),
-    ("a new list of the same items", dict(prepare=new_list_of_the_same_items), DEAD_AT_2),
-    ("new items in the shared list", dict(prepare=items_copied_into_the_shared_list), DEAD_AT_2),
-    ("new items, shared mm_inputs", dict(prepare=items_copied_mm_inputs_shared), DEAD_AT_2),
-    ("the holder only", dict(prepare=holder_copied), DEAD_AT_2),
-]
-
-
-@pytest.mark.parametrize(("knobs", "expected"), [mutant[1:] for mutant in MUTANTS], ids=[m[0] for m in MUTANTS])
-def test_a_mutant_of_the_fix_is_caught(knobs, expected):
-    result = run(n=3, **knobs)
+@pytest.mark.parametrize("mutant", [AS_RELEASED, *MUTANTS], ids=lambda mutant: mutant.name)
+def test_a_mutant_of_the_fix_is_caught(mutant):
+    result = run(n=3, **mutant.knobs)
     failed = [event.send for event in result.events if event.what == "open failed"]
-    assert (result.verdict.outcome, failed[0]) == expected
+    assert failed[0] == (2 if mutant.name == "only_expansion_point_1" else 1)
     assert result.verdict.is_the_crash()
     assert result.faults()
 

@@ -15,6 +15,7 @@ from typing import Any
 from . import copies_at_both_points, deepcopy, one_segment_many_names, pure_wrap, reference_count, segment_per_pickle
 
 HANDLER = "_handle_batch_request"  # where the expansion points are
+SCHEDULERS = ("__setstate__", "materialize", "unwrap_shm_features", "has_shm_features")  # what runs on the other side
 
 
 @dataclass(frozen=True)
@@ -40,28 +41,29 @@ class Design:
         """How the lab is told: arguments of `repro.lab.pipeline.run`."""
         return {"prepare": self.prepare, "points": self.points, "hooks": self.hooks}
 
+    @property
+    def of_the_scheduler(self) -> list[str]:
+        """Those places that run in the scheduler's process."""
+        return [place for place in self.places if place.split(".")[-1] in SCHEDULERS]
 
-COPIES = Design(
-    "copies_at_both_points",
-    "each consumer its own segment",
-    prepare=copies_at_both_points.detach,
-    modules=(copies_at_both_points,),
+
+def _design(module: Any, owner: str, *needs: Any) -> Design:
+    return Design(
+        name=module.__name__.rpartition(".")[2],
+        owner=owner,
+        prepare=getattr(module, "PREPARE", None),
+        hooks=getattr(module, "HOOKS", {}),
+        modules=(module, *needs),
+    )
+
+
+THE_CONSUMER = "each consumer its segment"
+COPIES = _design(copies_at_both_points, THE_CONSUMER)
+DEEPCOPY = _design(deepcopy, THE_CONSUMER)
+PURE_WRAP = _design(pure_wrap, THE_CONSUMER, copies_at_both_points)
+SEGMENT_PER_PICKLE = _design(segment_per_pickle, THE_CONSUMER)
+ONE_SEGMENT = _design(
+    one_segment_many_names, "each consumer its name, the kernel the memory", pure_wrap, copies_at_both_points
 )
-DEEPCOPY = Design("deepcopy", COPIES.owner, prepare=deepcopy.deeply, modules=(deepcopy,))
-PURE_WRAP = Design("pure_wrap", COPIES.owner, hooks=pure_wrap.HOOKS, modules=(copies_at_both_points, pure_wrap))
-SEGMENT_PER_PICKLE = Design(
-    "segment_per_pickle", COPIES.owner, hooks=segment_per_pickle.HOOKS, modules=(segment_per_pickle,)
-)
-ONE_SEGMENT = Design(
-    "one_segment_many_names",
-    "each consumer its own name; the kernel the memory",
-    hooks=one_segment_many_names.HOOKS,
-    modules=(copies_at_both_points, pure_wrap, one_segment_many_names),
-)
-REFERENCE_COUNT = Design(
-    "reference_count",
-    "the tokenizer, after the last answer",
-    hooks=reference_count.HOOKS,
-    modules=(reference_count,),
-)
+REFERENCE_COUNT = _design(reference_count, "the tokenizer, after the last answer", pure_wrap, copies_at_both_points)
 DESIGNS = (COPIES, DEEPCOPY, PURE_WRAP, SEGMENT_PER_PICKLE, ONE_SEGMENT, REFERENCE_COUNT)

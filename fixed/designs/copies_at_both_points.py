@@ -18,3 +18,6 @@ def detach(request: Any) -> Any:
         request.mm_inputs = copy.copy(request.mm_inputs)
         request.mm_inputs.mm_items = [copy.copy(item) for item in request.mm_inputs.mm_items]
     return request
+
+
+PREPARE = detach

@@ -14,3 +14,6 @@ def deeply(request: Any) -> Any:
     if getattr(request, "mm_inputs", None):
         request.mm_inputs = copy.deepcopy(request.mm_inputs)
     return request
+
+
+PREPARE = deeply

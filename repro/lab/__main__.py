@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 import sys
 from argparse import Namespace
@@ -35,14 +36,20 @@ def main() -> int:
 def experiment(arguments: Namespace) -> None:
     """Run one experiment and print it."""
     made = [
-        request.make_request(arguments.feature, items=arguments.items, rid=f"request-{i}", seed=100 * i)
+        request.make_request(
+            arguments.feature,
+            items=arguments.items,
+            rid=f"request-{i}",
+            seed=100 * i,
+            shape=request.shape_of(arguments.size),
+        )
         for i in range(arguments.prompts)
     ]
     result = pipeline.run(
         made,
         n=arguments.n,
         release=arguments.release,
-        prepare=load(arguments.fix) if arguments.fix else None,
+        **(load(arguments.fix) if arguments.fix else {}),
         transport=arguments.transport,
         ranks=arguments.ranks,
         barrier=not arguments.no_barrier,
@@ -112,15 +119,20 @@ def explain(release: str) -> Iterator[str]:
     yield "and the scheduler's loop (repro/lab/scheduler.py): receive, unwrap, compare the bytes, answer; no model"
 
 
-def load(name: str) -> Any:
-    """The function `module:function`; a bare NAME stands for `fixed.NAME:NAME`. Raises Refused if there is none."""
+def load(name: str) -> dict[str, Any]:
+    """A fix as the lab is told of it: the function `module:function`, to be applied at both expansion points, or the
+    design `fixed.designs.NAME`; else a bare NAME stands for `fixed.NAME:NAME`. Raises Refused if there is none."""
     module, _, function = name.partition(":")
-    if not function:
-        module, function = f"fixed.{name}", name
     try:
-        return getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise Refused(f"no fix {name!r} ({error}): give module:function, such as fixed.detach:detach") from None
+        if not function and importlib.util.find_spec(f"fixed.designs.{name}"):
+            design = importlib.import_module(f"fixed.designs.{name}")
+            return {"prepare": getattr(design, "PREPARE", None), "hooks": getattr(design, "HOOKS", None)}
+        holder = importlib.import_module(module if function else f"fixed.{name}")
+        return {"prepare": getattr(holder, function or name)}
+    except (ImportError, AttributeError, ValueError) as error:
+        raise Refused(
+            f"no fix {name!r} ({error}): give module:function, such as fixed.detach:detach, or a design: pure_wrap, ..."
+        ) from None
 
 
 def parse() -> Namespace:
@@ -129,13 +141,14 @@ def parse() -> Namespace:
     parser.add_argument("--n", type=count, default=2, help="how many samples (default: %(default)s)")
     parser.add_argument("--release", default=source.INSTALLED, help=f"{source.OLDEST} to {source.NEWEST}, or installed")
     parser.add_argument("--feature", choices=request.FEATURES, default="tensor", help="what the item holds")
+    parser.add_argument("--size", type=count, default=112, metavar="PIXELS", help="an image's side (default: 112)")
     parser.add_argument("--items", type=count, default=1, help="how many items a prompt has")
     parser.add_argument("--prompts", type=count, default=1, help="how many prompts the batch has")
     parser.add_argument("--transport", choices=pipeline.TRANSPORTS, default="shm")
     parser.add_argument("--ranks", type=count, default=1, help="how many tensor-parallel ranks")
     parser.add_argument("--no-barrier", action="store_true", help="let rank 0 unwrap before the others open ...")
     parser.add_argument("--late", type=float, default=0.0, metavar="SECONDS", help="... after this long (default: 0)")
-    parser.add_argument("--fix", metavar="NAME", help="the function to apply at both expansion points, e.g. detach")
+    parser.add_argument("--fix", metavar="NAME", help="what to fix it with, e.g. detach, or a design, e.g. pure_wrap")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     parser.add_argument("--events", action="store_true", help="print who created, opened, unlinked what, and when")
     parser.add_argument("--explain", action="store_true", help="print what is lifted and what is not sglang")

@@ -1,30 +1,27 @@
 """Pictures of the bug, as SVG that needs nothing else, each with the same as plain text.
 
 `lanes` draws tokenizer | the kernel's name table | scheduler over time, `graph` who points to which object. Both are
-the same, byte for byte, from run to run; black on white (also in a dark page), told apart by shape and not by colour;
+the same, byte for byte, from run to run; black on white (also in a dark page), told apart by shape and not by color;
 and readable without eyes: role=img, <title>, and the text as <desc>.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
-from xml.sax.saxutils import escape
 
 from repro.lab import graph as objects
 from repro.lab.graph import dot_path
 from repro.lab.graph import text as graph_text
 from repro.lab.lanes import LEGEND, NOTHING, Order, Row, note, rows
 from repro.lab.lanes import text as lanes_text
+from repro.lab.svg import BAD, CHAR, EDGE, INK, MONO, NAMED, PALE, SOFT, document, stroke, text
 
 __all__ = ["dot_path", "graph", "graph_text", "lanes", "lanes_text"]
 
-INK, SOFT, PALE, NAMED, BAD = "#111111", "#595959", "#f1f1f1", "#1f3a5f", "#a4001d"
-SANS, MONO = "system-ui, 'Segoe UI', Helvetica, Arial, sans-serif", "ui-monospace, Menlo, 'DejaVu Sans Mono', monospace"
 SCALE = 1.15  # of dot's picture: its 12-point letters as large as the others
-ROW, BAR, EDGE, CHAR = 28, 14, 18, 8.3  # pixels: a row, a segment's bar, the margin, a wide font's mean character
+ROW, BAR = 28, 14  # pixels: a row, a segment's bar
 
 
 def lanes(events: Iterable[Any], *, labels: Sequence[str] = (), title: str = "", order: Order = "send") -> str:
@@ -38,7 +35,7 @@ def lanes(events: Iterable[Any], *, labels: Sequence[str] = (), title: str = "",
     found = rows(events, labels, order)
     width, height, body = _lanes(found, note(found, order)) if found else _lines([NOTHING])
     title = title or "tokenizer, the kernel's name table, scheduler"
-    return _document(title, lanes_text(events, labels, order=order), width, height, body)
+    return document(title, lanes_text(events, labels, order=order), width, height, body)
 
 
 def graph(roots: Mapping[str, object], *, mutated: object | None = None, title: str = "") -> str:
@@ -54,25 +51,12 @@ def graph(roots: Mapping[str, object], *, mutated: object | None = None, title: 
         width, height, inner = drawn
         inner = f'<g transform="translate({EDGE} 4) scale({SCALE})" font-family="{MONO}">\n{inner}\n</g>'
         drawn = width * SCALE + 2 * EDGE, height * SCALE + 4 + EDGE, inner
-    return _document(title or "which object points to which", described, *drawn)
-
-
-def _document(title: str, description: str, width: float, height: float, body: str) -> str:
-    """The SVG around a body of that many pixels: its text alternatives, its title and its own white ground."""
-    width, top = max(width, len(title) * 9 + 2 * EDGE), 40
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" role="img" width="{width:.0f}" height="{height + top:.0f}" '
-        f'viewBox="0 0 {width:.0f} {height + top:.0f}" style="max-width:100%;height:auto" font-family="{SANS}" '
-        f'font-size="14" fill="{INK}">\n<title>{_xml(title)}</title>\n<desc>{_xml(description)}</desc>\n'
-        f'<rect width="100%" height="100%" rx="8" fill="#ffffff"/>\n'
-        f"{_text(EDGE, 26, title, size=16, weight='bold')}\n"
-        f'<g transform="translate(0 {top})">\n{body}\n</g>\n</svg>\n'
-    )
+    return document(title or "which object points to which", described, *drawn)
 
 
 def _lines(lines: list[str]) -> tuple[float, float, str]:
     """Width, height and body of plain text."""
-    body = "\n".join(_text(EDGE, 20 + 20 * k, line, size=13) for k, line in enumerate(lines))
+    body = "\n".join(text(EDGE, 20 + 20 * k, line, size=13) for k, line in enumerate(lines))
     body = f'<g font-family="{MONO}" xml:space="preserve">\n{body}\n</g>'
     return 2 * EDGE + 8 * max(map(len, lines)), 20 * len(lines) + 20, body
 
@@ -95,17 +79,17 @@ def _lanes(found: list[Row], notes: list[str]) -> tuple[float, float, str]:
     bottom = y - step / 2 + 6
     body = [
         f'<rect x="{left:.1f}" y="4" width="{right - left:.1f}" height="{bottom - 4:.1f}" rx="4" fill="{PALE}"/>',
-        _text(left - 16, 24, "tokenizer", anchor="end", weight="bold"),
-        _text((left + right) / 2, 24, "kernel's name table", anchor="middle", weight="bold"),
-        _text(right + 16, 24, "scheduler", weight="bold"),
-        *(_text(x, 46, name, anchor="middle") for x, name in zip(columns, names, strict=True)),
-        *(_text(columns[k], 62, size, anchor="middle", size=12, color=SOFT) for k, size in sizes.items()),
+        text(left - 16, 24, "tokenizer", anchor="end", weight="bold"),
+        text((left + right) / 2, 24, "kernel's name table", anchor="middle", weight="bold"),
+        text(right + 16, 24, "scheduler", weight="bold"),
+        *(text(x, 46, name, anchor="middle") for x, name in zip(columns, names, strict=True)),
+        *(text(columns[k], 62, size, anchor="middle", size=12, color=SOFT) for k, size in sizes.items()),
         *_sends(found, ys, step, width),
         *(mark for row, y in zip(found, ys, strict=True) for mark in _act(row, y, columns[row.segment], left, right)),
         *(mark for k, x in enumerate(columns) for mark in _life([row.states[k] for row in found], ys, x, bottom)),
         *(_cross(columns[row.segment], y) for row, y in zip(found, ys, strict=True) if row.error),
         *_legend(bottom + 26),
-        *(_text(EDGE, bottom + 58, words, size=12, color=SOFT) for words in notes),
+        *(text(EDGE, bottom + 58, words, size=12, color=SOFT) for words in notes),
     ]
     return max(width, 560), bottom + 44 + 26 * len(notes), "\n".join(body)
 
@@ -121,8 +105,8 @@ def _sends(found: list[Row], ys: list[float], step: float, width: float) -> Iter
     """The name of each send, beside its first row, and a rule above it."""
     for send, places in groupby(range(len(found)), key=lambda place: found[place].send):
         y = ys[next(places)]
-        yield _stroke(f"M{EDGE} {y - step / 2 - 1:.1f}H{width - EDGE:.1f}", width=0.5, color=SOFT)
-        yield _text(EDGE, y + 5, send, color=SOFT)
+        yield stroke(f"M{EDGE} {y - step / 2 - 1:.1f}H{width - EDGE:.1f}", width=0.5, color=SOFT)
+        yield text(EDGE, y + 5, send, color=SOFT)
 
 
 def _act(row: Row, y: float, column: float, left: float, right: float) -> Iterator[str]:
@@ -130,15 +114,15 @@ def _act(row: Row, y: float, column: float, left: float, right: float) -> Iterat
     edge, way, anchor = (left, 1, "end") if row.left else (right, -1, "start")
     color, weight = (BAD, "bold") if row.error else (INK, "normal")
     beside = edge - 16 * way
-    yield _text(beside, y + 5, row.words + " fails" * bool(row.error), anchor=anchor, color=color, weight=weight)
+    yield text(beside, y + 5, row.words + " fails" * bool(row.error), anchor=anchor, color=color, weight=weight)
     if row.error:
-        yield _text(beside, y + 23, row.error, anchor=anchor, color=color)
-        yield _text(beside, y + 40, row.where and f"at {row.where}", anchor=anchor, size=12, color=SOFT)
+        yield text(beside, y + 23, row.error, anchor=anchor, color=color)
+        yield text(beside, y + 40, row.where and f"at {row.where}", anchor=anchor, size=12, color=SOFT)
     tip = column - way * (BAR / 2 + 5)
     if row.error:
-        yield _stroke(f"M{edge - 9 * way:.1f} {y}H{tip:.1f}", color=BAD, dash="5 3")
+        yield stroke(f"M{edge - 9 * way:.1f} {y}H{tip:.1f}", color=BAD, dash="5 3")
     else:
-        yield _stroke(f"M{edge - 9 * way:.1f} {y}H{tip:.1f}m{-6 * way} -4l{6 * way} 4l{-6 * way} 4")
+        yield stroke(f"M{edge - 9 * way:.1f} {y}H{tip:.1f}m{-6 * way} -4l{6 * way} 4l{-6 * way} 4")
 
 
 def _life(states: list[str], ys: list[float], x: float, bottom: float) -> Iterator[str]:
@@ -150,7 +134,7 @@ def _life(states: list[str], ys: list[float], x: float, bottom: float) -> Iterat
         if state != "gone":
             yield _bar(state, x - BAR / 2, begin, end - begin)
         elif places[0]:
-            yield _stroke(f"M{x - BAR / 2 - 4:.1f} {begin}h{BAR + 8}", width=3)
+            yield stroke(f"M{x - BAR / 2 - 4:.1f} {begin}h{BAR + 8}", width=3)
 
 
 def _bar(state: str, x: float, y: float, height: float) -> str:
@@ -158,12 +142,12 @@ def _bar(state: str, x: float, y: float, height: float) -> str:
         return f'<rect x="{x:.1f}" y="{y:.1f}" width="{BAR}" height="{height:.1f}" fill="{NAMED}"/>'
     hatch = "".join(f"M{x:.1f} {y + step + 5:.1f}l{BAR} -5" for step in range(1, int(height) - 4, 6))
     frame = f"M{x:.1f} {y:.1f}v{height:.1f}M{x + BAR:.1f} {y:.1f}v{height:.1f}"
-    return _stroke(frame + hatch, color=NAMED, width=1.4)
+    return stroke(frame + hatch, color=NAMED, width=1.4)
 
 
 def _cross(x: float, y: float) -> str:
     path = f"M{x - 6:.1f} {y - 6:.1f}l12 12m0 -12l-12 12"
-    return _stroke(path, color="#ffffff", width=7) + _stroke(path, color=BAD, width=3)
+    return stroke(path, color="#ffffff", width=7) + stroke(path, color=BAD, width=3)
 
 
 def _legend(y: float) -> Iterator[str]:
@@ -172,24 +156,8 @@ def _legend(y: float) -> Iterator[str]:
         if state == "failed":
             yield _cross(x + 7, y)
         elif state == "gone":
-            yield _stroke(f"M{x - 2} {y}h{BAR + 4}", width=3)
+            yield stroke(f"M{x - 2} {y}h{BAR + 4}", width=3)
         else:
             yield _bar(state, x, y - 9, 18)
-        yield _text(x + BAR + 8, y + 5, words)
+        yield text(x + BAR + 8, y + 5, words)
         x += BAR + 30 + len(words) * CHAR
-
-
-def _text(x: float, y: float, words: str, *, anchor="start", weight="normal", size=14, color=INK) -> str:
-    extra = f' text-anchor="{anchor}"' * (anchor != "start") + f' font-weight="{weight}"' * (weight != "normal")
-    extra += f' font-size="{size}"' * (size != 14) + f' fill="{color}"' * (color != INK)
-    return f'<text x="{x:.1f}" y="{y:.1f}"{extra}>{_xml(words)}</text>'
-
-
-def _stroke(path: str, *, color=INK, width=1.2, dash="") -> str:
-    extra = f' stroke-dasharray="{dash}"' if dash else ""
-    return f'<path d="{path}" fill="none" stroke="{color}" stroke-width="{width}"{extra}/>'
-
-
-def _xml(words: str) -> str:
-    """Escaped, and without the characters that XML cannot hold."""
-    return escape(re.sub("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\N{REPLACEMENT CHARACTER}", words))

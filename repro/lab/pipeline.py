@@ -130,7 +130,7 @@ def run(
             standins.plugged(release, hooks or {}, lifted),
         ):
             schedulers.begin(session)
-            tokenizer.execute(schedulers, trace=trace, timeout=timeout)
+            tokenizer.execute(schedulers, session.events, trace=trace, timeout=timeout)
             schedulers.end()
         events = recorder.read(Path(session.events))
         log = Path(session.log).read_text() if Path(session.log).exists() else ""

@@ -137,7 +137,9 @@ def _receive(session: Session, place: Place, send: int, inbox, outbox, others, b
             barrier.wait()
         lifted.unwrap_shm_features(request)
     if place.rank == 0:
-        outbox.send_pyobj({"rid": request.rid, "intact": checksums(request) == request.checksums})
+        outbox.send_pyobj(
+            {"run": session.events, "rid": request.rid, "intact": checksums(request) == request.checksums}
+        )
 
 
 def _has_shm(lifted: standins.Lifted, request: Any) -> bool:

@@ -27,6 +27,7 @@ from repro.lab.vlm import cache_directory
 INSTALLED = "installed"
 MM_UTILS = "srt/managers/mm_utils.py"
 TOKENIZER_MANAGER = "srt/managers/tokenizer_manager.py"
+COMMON = "srt/utils/common.py"  # of the installed release only
 SHM_NAMES = "srt/utils/stale_shm_cleanup.py"  # from 0.5.14 on
 NEEDED = (MM_UTILS, TOKENIZER_MANAGER, SHM_NAMES)
 OLDEST, NEWEST = "0.5.6", "0.5.23"

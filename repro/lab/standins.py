@@ -12,6 +12,7 @@ import functools
 import logging
 import mmap
 import os
+import signal
 import sys
 import time
 import uuid
@@ -95,6 +96,15 @@ def mm_utils(release: str) -> Lifted | None:
     return lift.lift(code, names, {**_offered(release), **_torch()})
 
 
+@functools.cache
+def process_tree() -> Lifted:
+    """The installed release's `kill_process_tree`, by which a server ends itself when its scheduler has died."""
+    import psutil
+
+    code = source.read(source.INSTALLED, source.COMMON)
+    return lift.lift(code, ["kill_process_tree"], {**REAL, "logger": logger, "psutil": psutil, "signal": signal})
+
+
 def set_transport(release: str, *, default: bool, skip_tokenizer_init: bool) -> None:
     """Decide for this process what the lifted functions find out on a server from its arguments: the transport
     (`default` pickles features inline, as with `dist_init_addr`) and `skip_tokenizer_init`."""
@@ -134,7 +144,7 @@ def plugged(release: str, hooks: Mapping[str, Hook], manager: Lifted) -> Iterato
             module, _, place = path.removeprefix(f"{MANAGERS}.").partition(".")
             if path.startswith(MANAGERS) and module in modules:
                 holder, name, original = _found(modules[module], place, release, path)
-                setattr(holder, name, _around(original, hook))
+                setattr(holder, name, around(original, hook))
                 undo.callback(setattr, holder, name, original)
         yield
 
@@ -149,7 +159,9 @@ def _found(lifted: Lifted | None, place: str, release: str, path: str) -> tuple[
     return holder, name, original
 
 
-def _around(original: Callable, hook: Hook) -> Callable:
+def around(original: Callable, hook: Hook) -> Callable:
+    """`original` with the hook around it, as sglang's plugins do it."""
+
     @functools.wraps(original)
     def hooked(*arguments: Any, **named: Any) -> Any:
         return hook(original, *arguments, **named)

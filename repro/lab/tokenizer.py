@@ -21,6 +21,9 @@ from repro.lab.kernel import SHM, shm_used
 from repro.lab.request import GenerateReqInput, TokenizedGenerateReqInput, arrays
 
 
+PATIENCE = 5.0  # seconds for the answers to what was sent, when a run has failed
+
+
 class SchedulerDied(Exception):
     """The scheduler's process ended while a request waited for its answer."""
 
@@ -32,7 +35,7 @@ class Send:
     `seconds` how long preparing and sending it held the event loop.
 
     `cloned` and `inline` are bytes: of features that were copied before they were wrapped, and of the message itself;
-    `shm` is by how many bytes /dev/shm was fuller than before the run, right before the message left.
+    `shm` is by how many bytes /dev/shm was fuller than before the run, right before the message left; `gone` whether it did.
     """
 
     label: str
@@ -43,6 +46,7 @@ class Send:
     cloned: int = 0
     inline: int = 0
     shm: int = 0
+    gone: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,9 +75,12 @@ class Tokenizer:
         self.features = {_address(array) for one in self.requests for array in arrays(one)}
         self.used_before = shm_used()
 
-    def execute(self, schedulers: Schedulers, *, trace: Callable | None = None, timeout: float = 20.0) -> None:
-        """Run to the end, an error, the scheduler's death or the timeout. On a thread: a notebook has a loop."""
-        self.schedulers = schedulers
+    def execute(
+        self, schedulers: Schedulers, run: str, *, trace: Callable | None = None, timeout: float = 20.0
+    ) -> None:
+        """Run to the end, an error, the scheduler's death or the timeout. On a thread: a notebook has a loop. `run` tells
+        this run's answers from those of others."""
+        self.schedulers, self.run = schedulers, run
         thread = threading.Thread(target=self._on_thread, args=(trace, timeout), name="tokenizer")
         thread.start()
         thread.join()
@@ -118,9 +125,8 @@ class Tokenizer:
         try:
             async for answers in manager._handle_batch_request(*arguments):
                 self.answers = answers
-        except asyncio.CancelledError:
-            if self.faults.cancel is not None:  # what was sent is answered all the same: the next run starts clean
-                await self._until_all_arrived()
+        except BaseException:
+            await self._until_all_arrived()  # what was sent is answered all the same, and should be in this run
             raise
         finally:
             receiver.cancel()
@@ -128,12 +134,17 @@ class Tokenizer:
                 asyncio.get_running_loop().remove_reader(process.sentinel)
 
     async def _until_all_arrived(self) -> None:
-        while any(send.intact is None for send in self.sends) and not self.schedulers.dead:
+        until = time.monotonic() + PATIENCE
+        while any(send.intact is None for send in self.sends if send.gone) and not self.schedulers.dead:
+            if time.monotonic() > until:
+                break
             await asyncio.sleep(0.001)
 
     async def _receive(self, inbox: zmq.asyncio.Socket, manager: Any) -> None:
         while True:
             answer = await inbox.recv_pyobj()
+            if answer["run"] != self.run:  # of one that did not wait for it
+                continue
             send = self.sends[self.number_of[answer["rid"]]]
             send.intact = answer["intact"]
             waiting = manager.rid_to_state[answer["rid"]].answer
@@ -177,6 +188,7 @@ class _Outbox:
         if number == faults.send:
             watcher.schedulers.processes[0].kill()
         self.socket.send(message)
+        send.gone = True
         if number == faults.cancel:
             asyncio.get_running_loop().call_soon(watcher.task.cancel)
 

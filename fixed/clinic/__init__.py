@@ -1,0 +1,13 @@
+"""The fix clinic: every design of the fix, and every mutant, through one battery, and what each costs.
+
+`python -m fixed.clinic` prints it all. In a notebook: `examine(design)`, `price(design, n, size)`, `measured()`,
+`table(rows)`, `chart(rows)`.
+"""
+
+from fixed.clinic.battery import Health, examine
+from fixed.clinic.chart import chart
+from fixed.clinic.prices import Price, price
+from fixed.clinic.rows import Row, measured
+from fixed.clinic.table import goals, table
+
+__all__ = ["Health", "Price", "Row", "chart", "examine", "goals", "measured", "price", "table"]

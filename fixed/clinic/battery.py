@@ -1,0 +1,83 @@
+"""Is it right, and does it clean up? One battery for every design and every mutant."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from fixed.designs import Design
+from repro.lab import source
+from repro.lab.pipeline import Run, run
+from repro.lab.request import FEATURES, TokenizedGenerateReqInput, make_request
+
+PROMPTS, ITEMS, N = 2, 2, 3
+SHAPE = (8, 16)  # the battery asks what is right, not what it costs
+
+
+@dataclass
+class Health:
+    """What came of the battery. `crashed` is the error of which the scheduler died; `wrong` says, a line each, what was
+    not right where it did not; `mutates` whether the source requests lost their features, `shares` whether a name was
+    sent twice (harmless only where no consumer unlinks it); `leaked` counts the names left, by situation."""
+
+    crashed: str | None = None
+    wrong: list[str] = field(default_factory=list)
+    mutates: bool = False
+    shares: bool = False
+    leaked: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def correct(self) -> bool:
+        """Every sample answered, in order, with the right bytes; every name unlinked exactly once."""
+        return not self.crashed and not self.wrong
+
+
+def examine(design: Design, release: str = source.INSTALLED) -> Health:
+    """The health of a design: every kind of feature, several prompts with several items, two tensor-parallel ranks;
+    then a send that fails and a client that goes away, early and late. Raises Refused if it does not plug in
+    there."""
+    health = Health(leaked={"success": 0, "failed send": 0, "client gone": 0})
+    for knobs in [{"feature": feature} for feature in FEATURES] + [{"ranks": 2}]:
+        _judge(health, _run(design, release, **knobs))
+        if health.crashed:
+            break
+    for at in (0, N):
+        health.leaked["failed send"] += _left(_run(design, release, fail_send=at))
+        health.leaked["client gone"] += _left(_run(design, release, cancel=at))
+    return health
+
+
+def _run(design: Design, release: str, feature: str = "tensor", **knobs: object) -> Run:
+    return run(requests(feature), n=N, release=release, **knobs, **design.knobs)
+
+
+def requests(feature: str) -> list[TokenizedGenerateReqInput]:
+    """Two prompts with two items each, every feature with bytes of its own."""
+    return [
+        make_request(feature, items=ITEMS, shape=SHAPE, rid=f"request-{i}", seed=10 * i, dtype="float32")
+        for i in range(PROMPTS)
+    ]
+
+
+def _left(result: Run) -> int:
+    return len(result.verdict.leftovers.segments)
+
+
+def _judge(health: Health, result: Run) -> None:
+    """Add what one run says."""
+    faults = result.faults()
+    health.mutates |= result.mutated
+    health.shares |= any(" was sent " in fault for fault in faults)
+    if result.verdict.outcome == "crashed":
+        health.crashed = result.verdict.error
+        return
+    health.leaked["success"] += _left(result)
+    told = ("the source request was mutated", " was sent ", " was left ")  # elsewhere in this account
+    health.wrong += [fault for fault in faults if not any(words in fault for words in told)]
+    if result.verdict.answers != expected(result):
+        health.wrong.append(f"the answers are {result.verdict.answers}")
+
+
+def expected(result: Run) -> Sequence[str]:
+    """The answers in order: each prompt's samples."""
+    return [f"sample {k} {prompt}" for prompt in "ab"[:PROMPTS] for k in range(1, result.verdict.n + 1)]

@@ -1,0 +1,61 @@
+"""What is left when the scheduler was killed between send and open, and then the tokenizer ends.
+
+`python -m fixed.clinic.exits exits` lets every design's scheduler be killed, prints which names each design had made,
+and exits; the resource tracker then removes what it knows of. `... killed` ends as sglang does: by its own
+`kill_process_tree`, which kills the tracker, too. The names are counted by who started it, when all of it is gone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+from fixed.designs import DESIGNS, Design
+from fixed.mutants import AS_RELEASED, MUTANTS
+from repro.lab.guard import ROOT
+from repro.lab.kernel import SHM
+
+SITUATIONS = {"scheduler killed": "exits", "server killed": "killed"}  # what it is called -> how the tokenizer ends
+KILL = "sglang.srt.utils.common.kill_process_tree"
+ALL = (AS_RELEASED, *DESIGNS, *MUTANTS)
+
+
+def leaked(situation: str) -> dict[str, int]:
+    """How many names each design leaves in one of SITUATIONS, by its name. They are removed."""
+    command = [sys.executable, "-m", "fixed.clinic.exits", SITUATIONS[situation]]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)  # until the tracker, too, is gone
+    if not ended.stdout:
+        raise RuntimeError(f"{' '.join(command[1:])} said nothing: {ended.stderr[-500:]}")
+    made = {design: [SHM / name.lstrip("/") for name in names] for design, names in json.loads(ended.stdout).items()}
+    left = {design: [path for path in paths if path.exists()] for design, paths in made.items()}
+    for paths in left.values():
+        for path in paths:
+            path.unlink()
+    return {design: len(paths) for design, paths in left.items()}
+
+
+def names_of(design: Design) -> list[str]:
+    """The names that a run of n = 3 makes whose scheduler is killed when the first sample is sent. They stay."""
+    from repro.lab.pipeline import run
+    from repro.lab.request import make_request
+
+    return run(make_request(shape=(8, 16)), n=3, die=("send", 1), sweep=False, **design.knobs).names
+
+
+def main() -> None:
+    """Make the names, say which, and end."""
+    print(json.dumps({design.name: names_of(design) for design in ALL}), flush=True)
+    if sys.argv[1:] == ["killed"]:
+        from repro.lab import standins
+
+        kill = standins.process_tree().kill_process_tree
+        for design in DESIGNS:
+            if KILL in design.hooks:
+                kill = standins.around(kill, design.hooks[KILL])
+        kill(os.getpid())
+
+
+if __name__ == "__main__":
+    main()

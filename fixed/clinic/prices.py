@@ -1,0 +1,79 @@
+"""What a design costs: time on the tokenizer's event loop, bytes copied, room in /dev/shm; side by side with the
+floor."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass
+from multiprocessing import shared_memory
+from typing import Any
+
+from fixed.designs import Design
+from repro.lab.pipeline import Run, run
+from repro.lab.request import make_request, shape_of
+
+ROUNDS, ENOUGH = 5, 1 << 30  # so many rounds, or as many as it takes to copy so many bytes
+TIMEOUT = 120.0
+
+
+@dataclass(frozen=True)
+class Price:
+    """Medians over the rounds: `dispatch_ms` is how long all sends together held the event loop, `floor_ms` one first
+    write of the feature into a fresh segment, measured beside it. `bytes_copied` are those that the tokenizer copied,
+    into segments, clones and messages; `shm_peak_bytes` the most by which /dev/shm was fuller than before."""
+
+    n: int
+    size: int
+    dispatch_ms: float
+    floor_ms: float
+    bytes_copied: int
+    shm_peak_bytes: int
+    feature_bytes: int
+
+
+def price(design: Design, n: int, size: int, rounds: int = ROUNDS) -> Price | None:
+    """The price of n samples of one image of `size` x `size` pixels; None if the scheduler dies of it."""
+    request = make_request(shape=shape_of(size))
+    feature = request.mm_inputs.mm_items[0].feature
+    dispatches, floors, copied, peaks = [], [], [], []
+    while len(dispatches) < rounds and sum(copied) < ENOUGH:
+        floors.append(floor(feature))
+        result = run(request, n=n, timeout=TIMEOUT, **design.knobs)
+        if result.verdict.outcome != "survived":
+            return None
+        request.mm_inputs.mm_items[0].feature = feature  # a design may leave a pointer there
+        dispatches.append(1e3 * sum(send.seconds for send in result.sends))
+        copied.append(bytes_copied(result))
+        peaks.append(max(send.shm for send in result.sends))
+    return Price(
+        n,
+        size,
+        statistics.median(dispatches),
+        1e3 * statistics.median(floors),
+        round(statistics.median(copied)),
+        max(peaks),
+        feature.nbytes,
+    )
+
+
+def floor(tensor: Any) -> float:
+    """Seconds of one first write of the tensor's bytes into a fresh segment, with what belongs to it, as sglang does
+    it: create, map, write through the mapping, close."""
+    import torch
+
+    began = time.perf_counter()
+    segment = shared_memory.SharedMemory(create=True, size=tensor.numel() * tensor.element_size())
+    torch.frombuffer(segment.buf, dtype=torch.uint8).copy_(tensor.view(torch.uint8).reshape(-1))
+    segment.close()
+    seconds = time.perf_counter() - began
+    segment.unlink()
+    return seconds
+
+
+def bytes_copied(result: Run) -> int:
+    """Into fresh segments (each counted once, however many names it has), into clones, into messages."""
+    segments: dict[int, int] = {}
+    for send in result.sends:
+        segments |= send.segments
+    return sum(segments.values()) + sum(send.cloned + send.inline for send in result.sends)

@@ -1,0 +1,105 @@
+"""The rows as tables for a terminal, and the goals of design 5 as ratios."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from fixed.clinic.prices import Price, price
+from fixed.clinic.rows import Row
+from fixed.designs import COPIES, ONE_SEGMENT
+
+FEW, MANY = 2, 256  # n, between which the growth is measured
+NOTHING = "-"
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Two tables: what is right, a line a design; what it costs, a line each design, n and size that was priced."""
+    return "\n".join([*_health(rows), "", *_prices(rows)])
+
+
+def _health(rows: Sequence[Row]) -> Iterator[str]:
+    """Whether it is right, what it leaves, and what it changes."""
+    situations = list(dict.fromkeys(name for row in rows for name in row.leaks))
+    heads = ("design", "right", "source", *situations, "64 MB", "lines", "places", "who frees a segment")
+    lines = []
+    for row in {row.design: row for row in rows}.values():
+        right = "crash" if row.crashed else "yes" if row.correct else "NO"
+        kept = "mutated" if row.mutates else "kept"
+        left = [str(row.leaks.get(name, NOTHING)) for name in situations]
+        size = (str(row.lines), str(row.places)) if row.owner else (NOTHING, NOTHING)
+        lines.append((row.design, right, kept, *left, row.small_shm or NOTHING, *size, row.owner))
+    yield from _aligned(heads, lines)
+    yield "under a situation: names left in /dev/shm; lines: of code; what runs in the scheduler is changed by none"
+
+
+def _prices(rows: Sequence[Row]) -> Iterator[str]:
+    heads = ("design", "n", "size", "dispatch ms", "of the floor", "copied MB", "peak MB", "of a feature")
+    lines = [
+        (
+            row.design,
+            str(row.n),
+            str(row.size),
+            f"{row.dispatch_ms:.2f}",
+            f"{row.dispatch_ms / row.floor_ms:.2f}",
+            f"{row.bytes_copied / 1e6:.2f}",
+            f"{row.shm_peak_bytes / 1e6:.2f}",
+            f"{row.shm_peak_bytes / row.feature_bytes:.2f}",
+        )
+        for row in sorted(rows, key=lambda row: (row.size, row.n))
+        if row.dispatch_ms is not None
+    ]
+    yield from _aligned(heads, lines, numbers=slice(1, None))
+    yield "the floor: one first write of the feature into a fresh segment, measured beside each run"
+
+
+def _aligned(heads: tuple[str, ...], lines: list[tuple[str, ...]], numbers: slice = slice(0, 0)) -> Iterator[str]:
+    widths = [max(map(len, column)) for column in zip(heads, *lines, strict=True)]
+    right = range(len(heads))[numbers]
+    for line in (heads, *lines):
+        cells = [
+            text.rjust(width) if place in right else text.ljust(width)
+            for place, (text, width) in enumerate(zip(line, widths, strict=True))
+        ]
+        yield "  ".join(cells).rstrip()
+
+
+def goals(rows: Sequence[Row]) -> list[str]:
+    """Design 5 against its goals, a line each, as ratios between what was measured in this one run. Those whose row was
+    not measured are left out; the growth with n is measured now."""
+    found = {(row.design, row.n, row.size): row for row in rows if row.dispatch_ms is not None}
+    ours = [row for row in found.values() if row.design == ONE_SEGMENT.name]
+    if not ours:
+        return []
+    lines = []
+    largest = max(ours, key=lambda row: (row.size, row.n))
+    smallest = min(ours, key=lambda row: (row.size, row.n))
+    ratio = largest.dispatch_ms / largest.floor_ms
+    lines.append(_goal(f"dispatch, {_what(largest)}", f"{ratio:.2f} of the floor", "at most 1.25", ratio <= 1.25))
+    if theirs := found.get((COPIES.name, largest.n, largest.size)):
+        ratio = theirs.dispatch_ms / largest.dispatch_ms
+        lines.append(_goal(f"dispatch, {_what(largest)}", f"1/{ratio:.0f} of upstream's", "1/25", ratio >= 25))
+    if theirs := found.get((COPIES.name, smallest.n, smallest.size)):
+        ratio = smallest.dispatch_ms / theirs.dispatch_ms
+        lines.append(_goal(f"dispatch, {_what(smallest)}", f"{ratio:.2f} of upstream's", "at most 1", ratio <= 1))
+    peak = max(row.shm_peak_bytes / row.feature_bytes for row in ours)
+    lines.append(_goal("peak in /dev/shm, any n", f"{peak:.3f} of one feature", "at most 1.02", peak <= 1.02))
+    few, many = (price(ONE_SEGMENT, n, smallest.size) for n in (FEW, MANY))
+    more, bytes_more = growth(few, many)
+    what = f"a further sample, n = {FEW} to {MANY}"
+    lines.append(_goal(what, f"{more:.0f} us", "under 100 us", more < 100))
+    lines.append(_goal(what, f"{bytes_more:.0f} bytes", "under 4 KB", bytes_more < 4096))
+    return lines
+
+
+def growth(few: Price, many: Price) -> tuple[float, float]:
+    """Microseconds and copied bytes that each further sample takes."""
+    more = many.n - few.n
+    return 1e3 * (many.dispatch_ms - few.dispatch_ms) / more, (many.bytes_copied - few.bytes_copied) / more
+
+
+def _what(row: Row) -> str:
+    return f"n = {row.n}, {row.size} x {row.size}"
+
+
+def _goal(what: str, measured: str, wanted: str, kept: bool) -> str:
+    return f"{what:<38} {measured:<22} {'reached' if kept else 'MISSED '}  (goal: {wanted})"

@@ -1,0 +1,42 @@
+"""How the kit's pictures look: black on white (also in a dark page), told apart by shape and not by color, and
+readable without eyes: role=img, <title>, and the same as text in <desc>."""
+
+from __future__ import annotations
+
+import re
+from xml.sax.saxutils import escape
+
+INK, SOFT, PALE, NAMED, BAD = "#111111", "#595959", "#f1f1f1", "#1f3a5f", "#a4001d"
+SANS, MONO = "system-ui, 'Segoe UI', Helvetica, Arial, sans-serif", "ui-monospace, Menlo, 'DejaVu Sans Mono', monospace"
+EDGE, CHAR = 18, 8.3  # pixels: the margin, a wide font's mean character
+
+
+def document(title: str, description: str, width: float, height: float, body: str) -> str:
+    """The SVG around a body of that many pixels: its text alternatives, its title and its own white ground."""
+    width, top = max(width, len(title) * 9 + 2 * EDGE), 40
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" role="img" width="{width:.0f}" height="{height + top:.0f}" '
+        f'viewBox="0 0 {width:.0f} {height + top:.0f}" style="max-width:100%;height:auto" font-family="{SANS}" '
+        f'font-size="14" fill="{INK}">\n<title>{xml(title)}</title>\n<desc>{xml(description)}</desc>\n'
+        f'<rect width="100%" height="100%" rx="8" fill="#ffffff"/>\n'
+        f"{text(EDGE, 26, title, size=16, weight='bold')}\n"
+        f'<g transform="translate(0 {top})">\n{body}\n</g>\n</svg>\n'
+    )
+
+
+def text(x: float, y: float, words: str, *, anchor="start", weight="normal", size=14, color=INK) -> str:
+    """Words whose base line begins (or ends, or has its middle) at a point."""
+    extra = f' text-anchor="{anchor}"' * (anchor != "start") + f' font-weight="{weight}"' * (weight != "normal")
+    extra += f' font-size="{size}"' * (size != 14) + f' fill="{color}"' * (color != INK)
+    return f'<text x="{x:.1f}" y="{y:.1f}"{extra}>{xml(words)}</text>'
+
+
+def stroke(path: str, *, color=INK, width=1.2, dash="") -> str:
+    """A line along a path."""
+    extra = f' stroke-dasharray="{dash}"' if dash else ""
+    return f'<path d="{path}" fill="none" stroke="{color}" stroke-width="{width}"{extra}/>'
+
+
+def xml(words: str) -> str:
+    """Escaped, and without the characters that XML cannot hold."""
+    return escape(re.sub("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\N{REPLACEMENT CHARACTER}", words))
