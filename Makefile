@@ -48,7 +48,7 @@ lock: $(BIN)/uv ## resolve requirements/*.in again
 	cd requirements && ../$(COMPILE) --exclude-newer $(AS_OF) --excludes gpu.without gpu.in -o gpu.lock
 
 clean: ## remove .venv and what the tools leave
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis *.egg-info build fixed/hotfix/build fixed/hotfix/*.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 $(BIN)/uv:

@@ -6,11 +6,15 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from argparse import Namespace
 from multiprocessing import get_context, shared_memory
 from typing import Any
 
+import psutil
+
+from repro.lab.kernel import SHM
 from repro.lab.recorder import note
 
 USER = "<|im_start|>user\n"
@@ -22,6 +26,7 @@ CASES = {
     "n = 1": (["crimson"], 1),
     "text only, n = 4": ([], 4),
     "n = 2": (["crimson"], 2),
+    "n = 3": (["crimson"], 3),
     "n = 8": (["crimson"], 8),
     "two prompts, n = 2": (["crimson", "navy"], 2),
     "another image": (["navy"], 1),
@@ -37,9 +42,35 @@ def engine_cases(arguments: Namespace) -> dict[str, list[str]]:
         from fixed import detach
 
         detach.apply()
+    return ask_all(engine.start("tiny", "cpu"), arguments.cases)
+
+
+def scheduler_killed(arguments: Namespace) -> None:
+    """Like `engine_cases`; then a request for `arguments.n` samples, whose scheduler is killed when it could take the
+    first. With the hotfix, which has made a name for each send by then."""
+    from repro.lab import engine
+
     llm = engine.start("tiny", "cpu")
+    ask_all(llm, arguments.cases)
+    scheduler = next(child for child in psutil.Process().children() if "sglang::scheduler" in " ".join(child.cmdline()))
+    scheduler.suspend()
+    note("suspended")
+    threading.Thread(target=kill_when_sent, args=(scheduler, arguments.n + 1), daemon=True).start()
+    ask(llm, ["crimson"], arguments.n)
+
+
+def kill_when_sent(scheduler: psutil.Process, sends: int) -> None:
+    """Kill it once this process has made so many names."""
+    while len(names := [name for name in os.listdir(SHM) if name.startswith(f"sgl_shm_mm_{os.getpid()}_")]) < sends:
+        time.sleep(0.01)
+    note("killing", names=names)
+    scheduler.kill()
+
+
+def ask_all(llm: Any, cases: list[str]) -> dict[str, list[str]]:
+    """The answers to each case, noted as they come."""
     answers = {}
-    for case in arguments.cases:
+    for case in cases:
         answers[case] = ask(llm, *CASES[case])
         note("case", case=case, answers=answers[case])
     return answers

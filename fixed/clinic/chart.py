@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from math import ceil, floor, log10
 
 from fixed.clinic.rows import Row
-from repro.lab.svg import EDGE, INK, PALE, SOFT, document, stroke, text
+from repro.lab.svg import EDGE, PALE, SOFT, document, stroke, text
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP = 300, 260, 70, 220, 40  # pixels: a panel, and what stands around it
+FLOOR = "#b8b8b8"
 DASHES = ("", "7 4", "2 3", "9 3 2 3", "", "4 2")
 MARKS = (
     *("M-4 -4h8v8h-8z", "M0 -5l5 9h-10z", "M-5 0l5 -5l5 5l-5 5z"),
@@ -77,7 +78,7 @@ def _panel(
     for n in ns:
         yield text(across.at(n), TOP + HEIGHT + 18, str(n), anchor="middle", size=12, color=SOFT)
     yield text(x + LEFT + WIDTH / 2, TOP + HEIGHT + 38, "n", anchor="middle", size=12, color=SOFT)
-    yield stroke(f"M{x + LEFT} {up.at(least):.1f}h{WIDTH}", color=INK, width=3)
+    yield stroke(f"M{x + LEFT} {up.at(least):.1f}h{WIDTH}", color=FLOOR, width=7)
     for number, line in enumerate(lines.values()):
         points = [(across.at(n), up.at(value)) for n, value in line]
         yield stroke("M" + "L".join(f"{px:.1f} {py:.1f}" for px, py in points), dash=DASHES[number % len(DASHES)])

@@ -1,14 +1,16 @@
 """What is left when the scheduler was killed between send and open, and then the tokenizer ends.
 
 `python -m fixed.clinic.exits exits` lets every design's scheduler be killed, prints which names each design had made,
-and exits; the resource tracker then removes what it knows of. `... killed` ends as sglang does: by its own
-`kill_process_tree`, which kills the tracker, too. The names are counted by who started it, when all of it is gone.
+and exits; the resource tracker then removes what it knows of. `... by_sglang` ends as a server does: by sglang's own
+`kill_process_tree`, which kills the tracker, too; `... by_sigkill` ends by SIGKILL alone. The names are counted by who
+started it, when all of it is gone.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -17,14 +19,14 @@ from fixed.mutants import AS_RELEASED, MUTANTS
 from repro.lab.guard import ROOT
 from repro.lab.kernel import SHM
 
-SITUATIONS = {"scheduler killed": "exits", "server killed": "killed"}  # what it is called -> how the tokenizer ends
+SITUATIONS = {"scheduler killed": "exits", "server killed": "by_sglang"}  # what it is called -> how it ends
 KILL = "sglang.srt.utils.common.kill_process_tree"
 ALL = (AS_RELEASED, *DESIGNS, *MUTANTS)
 
 
-def leaked(situation: str) -> dict[str, int]:
-    """How many names each design leaves in one of SITUATIONS, by its name. They are removed."""
-    command = [sys.executable, "-m", "fixed.clinic.exits", SITUATIONS[situation]]
+def leaked(ending: str) -> dict[str, int]:
+    """How many names each design leaves when the tokenizer ends so, by the design's name. They are removed."""
+    command = [sys.executable, "-m", "fixed.clinic.exits", ending]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)  # until the tracker, too, is gone
     if not ended.stdout:
         raise RuntimeError(f"{' '.join(command[1:])} said nothing: {ended.stderr[-500:]}")
@@ -47,7 +49,9 @@ def names_of(design: Design) -> list[str]:
 def main() -> None:
     """Make the names, say which, and end."""
     print(json.dumps({design.name: names_of(design) for design in ALL}), flush=True)
-    if sys.argv[1:] == ["killed"]:
+    if sys.argv[1:] == ["by_sigkill"]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if sys.argv[1:] == ["by_sglang"]:
         from repro.lab import standins
 
         kill = standins.process_tree().kill_process_tree

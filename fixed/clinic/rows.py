@@ -56,9 +56,9 @@ def measured(
     leaks: dict[str, dict[str, int]] = {}
     outcomes: dict[str, str] = {}
     if thorough:
-        for situation in exits.SITUATIONS:
+        for situation, ending in exits.SITUATIONS.items():
             on_phase(f"what is left: {situation}")
-            leaks[situation] = exits.leaked(situation)
+            leaks[situation] = exits.leaked(ending)
         on_phase(f"a /dev/shm of {small.MEBIBYTES} MB")
         outcomes = small.outcomes()
     rows = []

@@ -163,12 +163,13 @@ def name_instead_of_segment(init: Callable[..., None], self: Any, tensor: Any, *
     """Make `self` a pointer to `tensor` under a name of its own. Stands around `ShmPointerMMData.__init__`
     (mm_utils.py), which is left to make a segment where there is no /dev/shm, and outside a send. Raises OSError."""
     names = _taken.get()
+    self._shm_handle = None  # first: its __del__ looks for it, even if there is no room now
     if names is None or not NAMES_ARE_FILES:
         init(self, tensor, *arguments, **named)
     else:
         batch = _batch.get()
         name = batch.name_for(tensor) if batch else new_segment(tensor)
-        vars(self).update(shm_name=name, shape=tensor.shape, dtype=tensor.dtype, tensor=None, _shm_handle=None, **named)
+        vars(self).update(shm_name=name, shape=tensor.shape, dtype=tensor.dtype, tensor=None, **named)
     if names is not None:
         names.append(self.shm_name)
 

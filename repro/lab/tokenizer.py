@@ -20,7 +20,6 @@ from repro.lab.bench import Schedulers
 from repro.lab.kernel import SHM, shm_used
 from repro.lab.request import GenerateReqInput, TokenizedGenerateReqInput, arrays
 
-
 PATIENCE = 5.0  # seconds for the answers to what was sent, when a run has failed
 
 
@@ -35,7 +34,8 @@ class Send:
     `seconds` how long preparing and sending it held the event loop.
 
     `cloned` and `inline` are bytes: of features that were copied before they were wrapped, and of the message itself;
-    `shm` is by how many bytes /dev/shm was fuller than before the run, right before the message left; `gone` whether it did.
+    `shm` is by how many bytes /dev/shm was fuller than before the run, right before the message left; `gone` whether
+    it did.
     """
 
     label: str
@@ -78,8 +78,8 @@ class Tokenizer:
     def execute(
         self, schedulers: Schedulers, run: str, *, trace: Callable | None = None, timeout: float = 20.0
     ) -> None:
-        """Run to the end, an error, the scheduler's death or the timeout. On a thread: a notebook has a loop. `run` tells
-        this run's answers from those of others."""
+        """Run to the end, an error, the scheduler's death or the timeout. On a thread: a notebook has a loop. `run`
+        tells this run's answers from those of others."""
         self.schedulers, self.run = schedulers, run
         thread = threading.Thread(target=self._on_thread, args=(trace, timeout), name="tokenizer")
         thread.start()

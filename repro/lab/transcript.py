@@ -8,6 +8,7 @@ ENVIRONMENT = re.compile(r'"[^"]*/(?:site-packages|lib/python3\.\d+)/')
 # How many semaphores a killed tree leaves to be swept depends on Python's version, and on who was killed first.
 LEFT = re.compile(r"(no names|\d+ names?) in /dev/shm, no processes(; swept, nothing remains)?")
 FRAME = re.compile(r'^ +File "')
+NAME = re.compile(r"(psm|sgl_shm_mm)_(?:[0-9]+_)?[0-9a-f]+(?:_[0-9a-f]+)?")  # as Python makes them, and as sglang does
 
 
 def shown(output: str) -> str:
@@ -28,8 +29,11 @@ def shown(output: str) -> str:
 def compared(output: str) -> str:
     """`shown(output)` without what differs from run to run: names in /dev/shm, seconds, CPython's line numbers."""
     text = shown(output).replace("    …\n    …", "    …")
-    names = dict.fromkeys(re.findall(r"psm_[0-9a-f]+", text))
-    for number, name in enumerate(names, start=1):
-        text = text.replace(name, f"psm_{number}")
-    text = re.sub(r"\d+\.\d+ s\b", "_ s", LEFT.sub("_ in /dev/shm, no processes", text))
+    text = re.sub(r"\d+\.\d+ s\b", "_ s", LEFT.sub("_ in /dev/shm, no processes", numbered(text, {})))
     return re.sub(r'(…/multiprocessing/[^"]+", line )\d+', r"\1_", text)
+
+
+def numbered(text: str, names: dict[str, str]) -> str:
+    """`text` with its names in /dev/shm as `psm_1`, `sgl_shm_mm_2`, ... in the order in which they turn up; `names`
+    keeps what each has become, for the next text of the same run."""
+    return NAME.sub(lambda match: names.setdefault(match[0], f"{match[1]}_{len(names) + 1}"), text)

@@ -1,0 +1,71 @@
+"""`python -m tests.endurance N`: so many requests with design 5, one in ten with a scheduler that is killed. Prints
+what was wrong, and descriptors and memory before and after, as JSON. Sweeps nothing: that is the design's
+business."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import random
+import sys
+
+import psutil
+
+from fixed.designs import ONE_SEGMENT
+from repro.lab.pipeline import MOMENTS, Run, run
+from repro.lab.request import make_request
+
+SHAPES = ((4, 8), (16, 1176), (64, 1176))
+N = 8
+
+
+def one(number: int, dice: random.Random) -> tuple[bool, list[str]]:
+    """Whether the scheduler was to be killed, and what was wrong."""
+    killed = number % 10 == 9
+    moment = (dice.choice(MOMENTS), dice.randrange(N + 1)) if killed else None
+    if killed and moment[0] == "create":
+        moment = ("create", 0)  # all names are made for the first send
+    request = make_request(dice.choice(("tensor", "list")), shape=dice.choice(SHAPES), items=dice.choice((1, 2)))
+    return killed, wrong(number, run(request, n=N, die=moment, sweep=False, **ONE_SEGMENT.knobs), killed)
+
+
+def wrong(number: int, result: Run, killed: bool) -> list[str]:
+    """What should not be: any fault; of a killed run, any death but that, and names that nobody was sent."""
+    if not killed:
+        return [f"{number}: {fault}" for fault in result.faults()]
+    sent = {name for send in result.sends for name in send.names if send.gone}
+    strays = set(result.verdict.leftovers.segments) - sent
+    deaths = [] if result.verdict.error == "scheduler killed by SIGKILL" else [f"{number}: {result!r}"]
+    return deaths + [f"{number}: {name} is left, and was never sent" for name in strays]
+
+
+def state() -> tuple[int, float]:
+    """Open descriptors and megabytes of this process."""
+    gc.collect()
+    return len(os.listdir("/proc/self/fd")), psutil.Process().memory_info().rss / 1e6
+
+
+def main() -> None:
+    """Warm up, run, print."""
+    count, dice = int(sys.argv[1]), random.Random(0)
+    for number in range(40):
+        one(number, dice)
+    before = state()
+    outcomes = [one(number, dice) for number in range(count)]
+    after = state()
+    print(
+        json.dumps(
+            {
+                "requests": count,
+                "killed": sum(killed for killed, _ in outcomes),
+                "wrong": [fault for _, faults in outcomes for fault in faults],
+                "descriptors": [before[0], after[0]],
+                "megabytes": [before[1], after[1]],
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,226 @@
+"""The hotfix, installed from its folder as an operator would: the released engine answers what upstream's fix answers,
+and leaves no name, not even when its scheduler is killed. Switched off, it is not there; on other releases it stays out
+of the way; a typo stops the server before it starts; and this kit alone never activates it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import shutil
+import subprocess
+import sys
+from argparse import Namespace
+from dataclasses import dataclass
+
+import pytest
+
+from repro.lab import engine, guard
+from repro.lab.verdict import Verdict
+from tests import machine, scenes
+
+GROUP = "sglang.srt.plugins"
+DESIGNS = ["one_segment_many_names", "pure_wrap", "segment_per_pickle"]
+SAYS = "sglang-shm-hotfix: "
+N = 8  # samples of the request whose scheduler is killed
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """A folder that the distribution was installed into, to be put on PYTHONPATH."""
+    copy, folder = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("installed")
+    droppings = shutil.ignore_patterns("build", "*.egg-info", "__pycache__")
+    for part in ("hotfix", "designs"):
+        shutil.copytree(machine.ROOT / "fixed" / part, copy / part, ignore=droppings)
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation"]
+    subprocess.run([*pip, "--target", folder, copy / "hotfix"], check=True)
+    return folder
+
+
+@dataclass
+class Hotfixed:
+    """An engine's run with the distribution on its path: the verdict, and what the hotfix said in the log."""
+
+    verdict: Verdict
+    said: list[str]
+
+
+def hotfixed(installed, folder, scene, design: str, **arguments) -> Hotfixed:
+    log = folder / f"{design or 'default'}.log"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(installed))
+        patch.setenv("SGLANG_SHM_HOTFIX", design)
+        verdict = guard.run(scene, Namespace(**arguments), environment=engine.environment("tiny", engine.CPU), log=log)
+    return Hotfixed(verdict, [line for line in log.read_text().splitlines() if line.startswith(SAYS)])
+
+
+@pytest.fixture(scope="module")
+def with_it(installed, tmp_path_factory):
+    """The released engine with the hotfix on every case; at last its scheduler is killed with a request in flight."""
+    folder = tmp_path_factory.mktemp("with")
+    return hotfixed(installed, folder, scenes.scheduler_killed, "", cases=list(scenes.CASES), n=N)
+
+
+@pytest.fixture(scope="module")
+def switched_off(installed, tmp_path_factory):
+    """The released engine with the hotfix installed and off: n = 1, then n = 3."""
+    folder = tmp_path_factory.mktemp("off")
+    return hotfixed(installed, folder, scenes.engine_cases, "off", cases=["n = 1", "n = 3"], fixed=False)
+
+
+def test_switched_off_the_engine_dies_of_n_3(switched_off):
+    assert switched_off.verdict.is_the_crash()
+    assert [event["case"] for event in switched_off.verdict.events if event["what"] == "case"] == ["n = 1"]
+    assert switched_off.said == [f"{SAYS}off (SGLANG_SHM_HOTFIX=off): nothing is patched"]
+
+
+@pytest.mark.parametrize("case", scenes.CASES)
+def test_with_it_the_engine_answers_as_upstreams_fix_does(with_it, fixed_engine, case):
+    answered = {event["case"]: event["answers"] for event in with_it.verdict.events if event["what"] == "case"}
+    assert answered[case] == fixed_engine.answers[case]
+
+
+def test_it_says_so_once(with_it):
+    """In the main process only: the scheduler, which loads plugins too, is silent."""
+    assert len(with_it.said) == 1, with_it.said
+    assert "sglang 0.5.12.post1 is patched in memory, design one_segment_many_names" in with_it.said[0]
+    assert "TokenizerManager._handle_batch_request" in with_it.said[0]
+
+
+def test_one_segment_a_feature_and_a_name_a_send(with_it):
+    lives: dict[str, list[str]] = {}
+    events = with_it.verdict.events
+    for event in events[: [event["what"] for event in events].index("suspended")]:
+        if event["what"] not in ("case", "semaphore"):
+            lives.setdefault(event["name"], []).append(event["what"])
+    images = [(len(colours), n) for colours, n in scenes.CASES.values()]
+    created = [["create", "open", "unlink"]] * sum(prompts for prompts, _ in images)
+    linked = [["link", "open", "unlink"]] * sum(prompts * n for prompts, n in images if n > 1)
+    assert sorted(lives.values()) == created + linked, json.dumps(lives, indent=1)
+
+
+def test_nothing_is_left_when_the_scheduler_is_killed(with_it):
+    """sglang then kills its own tree, the resource tracker included; none of the names that nobody opened stays."""
+    killing = next(event for event in with_it.verdict.events if event["what"] == "killing")
+    assert len(killing["names"]) == N + 1
+    assert with_it.verdict.died[0] == "tokenizer killed by SIGKILL"
+    left = [name for name in with_it.verdict.leftovers.segments if not name.startswith("sem.")]
+    assert (left, with_it.verdict.leftovers.processes, with_it.verdict.leftovers.remaining) == ([], [], [])
+
+
+def test_the_wheel_holds_the_designs(installed):
+    ours, theirs = machine.ROOT / "fixed" / "designs", installed / "sglang_shm_hotfix" / "designs"
+    assert {file.name for file in theirs.glob("*.py")} == {file.name for file in ours.glob("*.py")}
+    for file in ours.glob("*.py"):
+        assert (theirs / file.name).read_bytes() == file.read_bytes()
+
+
+def test_sglang_finds_it_where_it_is_installed_and_nowhere_else(installed, tmp_path):
+    found = (
+        "from importlib.metadata import entry_points\n"
+        f"print(*sorted(f'{{e.dist.name}} {{e.name}} = {{e.value}}' for e in entry_points(group='{GROUP}')))"
+    )
+    ours = "sglang-shm-hotfix sglang_shm_hotfix = sglang_shm_hotfix:register"
+    assert machine.command("-c", found).stdout.strip() == ""
+    assert machine.command("-c", found, PYTHONPATH=str(installed)).stdout.strip() == ours
+
+
+REGISTER = """
+import json, sys, types
+registry = types.ModuleType("sglang.srt.plugins.hook_registry")
+asked = []
+class HookRegistry:
+    register = staticmethod(lambda path, hook, kind: asked.append((path, f"{hook.__module__}.{hook.__name__}", kind)))
+registry.HookRegistry, registry.HookType = HookRegistry, types.SimpleNamespace(AROUND="around")
+for name in ("sglang", "sglang.srt", "sglang.srt.plugins"):
+    sys.modules[name] = types.ModuleType(name)
+sys.modules[registry.__name__] = registry
+import sglang_shm_hotfix
+sglang_shm_hotfix.register()
+print(json.dumps(asked))
+"""
+
+
+def register(installed, folder, release: str, design: str = ""):
+    """`register()` in a Python whose sglang says that it is `release`, with a stub for its registry."""
+    metadata = folder / f"sglang-{release}.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: sglang\nVersion: {release}\n")
+    path = f"{folder}:{installed}"
+    return machine.command("-c", REGISTER, PYTHONPATH=path, SGLANG_SHM_HOTFIX=design)
+
+
+@pytest.mark.parametrize("release", ["0.5.11", "0.5.12", "0.5.12.post1"])
+@pytest.mark.parametrize("design", ["", *DESIGNS])
+def test_an_affected_release_gets_the_designs_hooks(installed, tmp_path, release, design):
+    design_module = importlib.import_module(f"fixed.designs.{design or DESIGNS[0]}")
+    run = register(installed, tmp_path, release, design)
+    asked = {path: hook for path, hook, kind in json.loads(run.stdout) if kind == "around"}
+    expected = {path: f"{hook.__module__}.{hook.__name__}" for path, hook in design_module.HOOKS.items()}
+    assert asked.pop("uvicorn.run") == "sglang_shm_hotfix.run_workers_with_plugins"
+    assert asked == {path: hook.replace("fixed.", "sglang_shm_hotfix.") for path, hook in expected.items()}
+    assert len(run.stderr.splitlines()) == 1
+    assert f"sglang {release} is patched in memory, design {design or DESIGNS[0]}: " in run.stderr
+
+
+@pytest.mark.parametrize("release", ["0.5.10.post1", "0.5.12.post2", "0.5.13", "0.5.23"])
+def test_any_other_release_is_left_alone(installed, tmp_path, release):
+    run = register(installed, tmp_path, release)
+    assert (run.returncode, json.loads(run.stdout)) == (0, [])
+    assert run.stderr.startswith(f"{SAYS}nothing is patched: sglang {release} is none of 0.5.11, ")
+    assert len(run.stderr.splitlines()) == 1
+
+
+def test_off(installed, tmp_path):
+    run = register(installed, tmp_path, "0.5.12.post1", "off")
+    assert (run.returncode, json.loads(run.stdout)) == (0, [])
+    assert run.stderr == f"{SAYS}off (SGLANG_SHM_HOTFIX=off): nothing is patched\n"
+
+
+def test_a_typo_stops_the_server(installed):
+    """Not only `register`: sglang's own `load_plugins`, which forgives a plugin every Exception, lets this through."""
+    server = "from sglang.srt.plugins import load_plugins; load_plugins(); print('started')"
+    run = machine.command("-c", server, PYTHONPATH=str(installed), SGLANG_SHM_HOTFIX="one_segment")
+    assert (run.returncode, run.stdout) == (2, "")
+    said = [line for line in run.stderr.splitlines() if line.startswith(SAYS)]
+    way_out = f"set SGLANG_SHM_HOTFIX to {', '.join(DESIGNS)}, or off; or unset it for {DESIGNS[0]}"
+    assert said == [f"{SAYS}no design 'one_segment': {way_out}"]
+    assert "Traceback" not in run.stderr
+
+
+SERVE = """
+from repro.lab import kernel_standin
+kernel_standin.install_if_missing()
+import uvicorn
+uvicorn.run = lambda app, **named: print(app if isinstance(app, str) else type(app).__name__)
+from sglang.srt.plugins import load_plugins
+load_plugins()
+from sglang.srt.entrypoints import engine, http_server
+from sglang.srt.managers import mm_utils, tokenizer_manager
+from sglang.srt.utils import common
+for owner, name in [
+    (tokenizer_manager.TokenizerManager, "_handle_batch_request"),
+    (tokenizer_manager.TokenizerManager, "_send_one_request"),
+    (tokenizer_manager, "wrap_shm_features"),
+    (mm_utils, "wrap_shm_features"),
+    (mm_utils.ShmPointerMMData, "__init__"),
+    (common, "kill_process_tree"),
+    (engine, "kill_process_tree"),
+    (http_server, "kill_process_tree"),
+    (tokenizer_manager, "kill_process_tree"),
+    (uvicorn, "run"),
+]:
+    assert hasattr(getattr(owner, name), "__wrapped__"), f"{owner.__name__}.{name}"
+
+uvicorn.run("sglang.srt.entrypoints.http_server:app", workers=2)
+uvicorn.run("somebody.elses:app", workers=2)
+uvicorn.run(http_server.app)
+"""
+
+
+def test_sglang_serve_loads_plugins_before_all_else(installed):
+    """What imports a hooked function by name, and later, gets the hooked one. A worker gets an app that hooks, too."""
+    surroundings = {**engine.environment("tiny", engine.CPU), "PYTHONPATH": str(installed)}
+    run = machine.command("-c", SERVE, **surroundings)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.splitlines() == ["sglang_shm_hotfix.worker:app", "somebody.elses:app", "FastAPI"]
