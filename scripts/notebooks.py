@@ -4,6 +4,7 @@
 `python -m scripts.notebooks --book FOLDER` executes them and writes HTML pages with an index.
 A cell tagged `upstream` shows sglang's own lines: its output is not kept in the repository.
 A cell tagged `raises-exception` must raise, or the execution fails.
+A cell tagged `measured` shows times or bytes that differ from run to run: its output is kept, and not compared.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 
-from repro.lab.transcript import LEFT
+from repro.lab.transcript import LEFT, numbered
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "notebooks"
@@ -82,13 +83,15 @@ def kept(notebook: NotebookNode) -> NotebookNode:
 
 
 def compared(notebook: NotebookNode) -> list[str]:
-    """Each code cell's output as one text, without what differs from run to run: names, pids, times, addresses."""
+    """Each code cell's output as one text, without what differs from run to run: names, pids, times, addresses; of a
+    cell tagged `measured`, only that word."""
     names: dict[str, str] = {}
     texts = []
     for cell in kept(notebook).cells:
         if cell.cell_type == "code":
-            text = "\n".join(_text(output) for output in cell.outputs)
-            text = re.sub(r"psm_[0-9a-f]+", lambda m: names.setdefault(m[0], f"psm_{len(names) + 1}"), text)
+            measured = "measured" in tags(cell)
+            text = "measured" if measured else "\n".join(_text(output) for output in cell.outputs)
+            text = numbered(text, names)
             text = re.sub(r"\d+\.\d+ (s|ms|us)\b", r"_ \1", LEFT.sub("_ in /dev/shm, no processes", text))
             text = re.sub(r'(…/multiprocessing/[^"]+", line )\d+', r"\1_", text)
             texts.append(re.sub(r"0x[0-9a-f]{6,}", "0x_", text))

@@ -13,6 +13,7 @@ import pytest
 from jupyter_client import KernelManager
 
 from repro.lab import source
+from repro.lab.transcript import numbered
 from scripts import notebooks
 from tests import machine
 from tests.test_browser import CHROMIUM, FLAGS
@@ -57,6 +58,21 @@ def test_a_stale_output_is_noticed():
     cell = next(cell for cell in notebook.cells if cell.get("outputs"))
     cell.outputs = [nbformat.v4.new_output("stream", text="something else\n")]
     assert notebooks.compared(notebook) != before
+
+
+def test_of_a_measured_cell_only_the_code_is_held():
+    def told(text, *tags):
+        output = nbformat.v4.new_output("stream", text=text)
+        cell = nbformat.v4.new_code_cell("price()", metadata={"tags": list(tags)}, outputs=[output])
+        return notebooks.compared(nbformat.v4.new_notebook(cells=[cell]))
+
+    assert told("1.5 MB", "measured") == told("2.5 MB", "measured") == ["measured"]
+    assert told("1.5 MB") != told("2.5 MB")
+
+
+def test_names_are_compared_by_their_order():
+    assert numbered("/psm_12ab, /sgl_shm_mm_7_0a_1b, /psm_12ab", {}) == "/psm_1, /sgl_shm_mm_2, /psm_1"
+    assert numbered("/sgl_shm_mm_7_0a1b", kept := {}) == numbered("/sgl_shm_mm_7_0a1b", kept) == "/sgl_shm_mm_1"
 
 
 @pytest.mark.parametrize("path", PATHS, ids=IDS)

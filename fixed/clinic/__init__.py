@@ -8,6 +8,18 @@ from fixed.clinic.battery import Health, examine
 from fixed.clinic.chart import chart
 from fixed.clinic.prices import Price, price
 from fixed.clinic.rows import Row, measured
-from fixed.clinic.table import goals, table
+from fixed.clinic.table import goals, health_table, price_table, table
 
-__all__ = ["Health", "Price", "Row", "chart", "examine", "goals", "measured", "price", "table"]
+__all__ = [
+    "Health",
+    "Price",
+    "Row",
+    "chart",
+    "examine",
+    "goals",
+    "health_table",
+    "measured",
+    "price",
+    "price_table",
+    "table",
+]

@@ -73,9 +73,10 @@ def _judge(health: Health, result: Run) -> None:
         return
     health.leaked["success"] += _left(result)
     told = ("the source request was mutated", " was sent ", " was left ")  # elsewhere in this account
-    health.wrong += [fault for fault in faults if not any(words in fault for words in told)]
+    wrong = [fault for fault in faults if not any(words in fault for words in told)]
     if result.verdict.answers != expected(result):
-        health.wrong.append(f"the answers are {result.verdict.answers}")
+        wrong.append(f"the answers are {result.verdict.answers}")
+    health.wrong += [words for words in dict.fromkeys(wrong) if words not in health.wrong]
 
 
 def expected(result: Run) -> Sequence[str]:

@@ -1,9 +1,9 @@
 """What is left when the scheduler was killed between send and open, and then the tokenizer ends.
 
-`python -m fixed.clinic.exits exits` lets every design's scheduler be killed, prints which names each design had made,
-and exits; the resource tracker then removes what it knows of. `... by_sglang` ends as a server does: by sglang's own
-`kill_process_tree`, which kills the tracker, too; `... by_sigkill` ends by SIGKILL alone. The names are counted by who
-started it, when all of it is gone.
+`python -m fixed.clinic.exits exits DESIGN...` lets each design's scheduler be killed, prints which names each design
+had made, and exits; the resource tracker then removes what it knows of. `... by_sglang` ends as a server does: by
+sglang's own `kill_process_tree`, which kills the tracker, too; `... by_sigkill` ends by SIGKILL alone. The names are
+counted by who started it, when all of it is gone.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from fixed.designs import DESIGNS, Design
 from fixed.mutants import AS_RELEASED, MUTANTS
@@ -25,8 +27,17 @@ ALL = (AS_RELEASED, *DESIGNS, *MUTANTS)
 
 
 def leaked(ending: str) -> dict[str, int]:
-    """How many names each design leaves when the tokenizer ends so, by the design's name. They are removed."""
-    command = [sys.executable, "-m", "fixed.clinic.exits", ending]
+    """How many names each design leaves when the tokenizer ends so, by the design's name. They are removed. Designs
+    that stand around `kill_process_tree` end by themselves: they may not tidy up for others."""
+    tidy = [design.name for design in ALL if KILL in design.hooks]
+    others = [design.name for design in ALL if design.name not in tidy]
+    with ThreadPoolExecutor(2) as two:
+        left, left_by_tidy = two.map(_leaked, (ending, ending), (others, tidy))
+    return left | left_by_tidy
+
+
+def _leaked(ending: str, designs: Sequence[str]) -> dict[str, int]:
+    command = [sys.executable, "-m", "fixed.clinic.exits", ending, *designs]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)  # until the tracker, too, is gone
     if not ended.stdout:
         raise RuntimeError(f"{' '.join(command[1:])} said nothing: {ended.stderr[-500:]}")
@@ -48,14 +59,16 @@ def names_of(design: Design) -> list[str]:
 
 def main() -> None:
     """Make the names, say which, and end."""
-    print(json.dumps({design.name: names_of(design) for design in ALL}), flush=True)
-    if sys.argv[1:] == ["by_sigkill"]:
+    ending, *names = sys.argv[1:]
+    designs = [design for design in ALL if design.name in names]
+    print(json.dumps({design.name: names_of(design) for design in designs}), flush=True)
+    if ending == "by_sigkill":
         os.kill(os.getpid(), signal.SIGKILL)
-    if sys.argv[1:] == ["by_sglang"]:
+    if ending == "by_sglang":
         from repro.lab import standins
 
         kill = standins.process_tree().kill_process_tree
-        for design in DESIGNS:
+        for design in designs:
             if KILL in design.hooks:
                 kill = standins.around(kill, design.hooks[KILL])
         kill(os.getpid())

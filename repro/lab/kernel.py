@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +16,6 @@ class Seen:
 
     what: str
     name: str
-
-
-def shm_used() -> int:
-    """How many bytes of /dev/shm are in use, unlinked segments that somebody still maps included."""
-    room = os.statvfs(SHM)
-    return (room.f_blocks - room.f_bfree) * room.f_frsize
 
 
 @contextlib.contextmanager

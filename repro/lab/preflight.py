@@ -107,7 +107,7 @@ def require_writable(path: Path) -> None:
         with open(path, "ab"):
             pass
     except OSError as error:
-        raise Refused(f"cannot write {path} ({error.strerror}): give --log a file in a folder that exists") from None
+        raise Refused(f"cannot write {path} ({error.strerror}): give a file in a folder that exists") from None
     if new:
         path.unlink()
 

@@ -46,13 +46,15 @@ class Event:
 @dataclass
 class _Account:
     """Where this process writes its events: file, own role (else its title tells), and the send at hand; who is called
-    with each event; and, unless each is written at once, those that wait for the end of a send."""
+    with each event; the seconds that all of this took; and, unless each event is written at once, those that wait for
+    the end of a send."""
 
     path: str | None = None
     role: str | None = None
     send: int | None = None
     details: bool = False
     react: Callable[[Event], None] | None = None
+    spent: float = 0.0
     waiting: list[dict[str, object]] | None = None
 
 
@@ -91,6 +93,11 @@ def _write_waiting() -> None:
     if _account.waiting:
         _write(_account.path, _account.waiting)
         _account.waiting.clear()
+
+
+def spent() -> float:
+    """How many seconds this process has spent on its account, so that they need not count as somebody else's."""
+    return _account.spent
 
 
 def about(send: int | None) -> None:
@@ -242,11 +249,13 @@ def _file_by_path(happening: str, details: tuple) -> None:
 def _event(what: str, name: str, *, at: float | None = None, **fields: Any) -> None:
     """Append an event. A success counts from the call's start, a failure from its end: then what failed because of
     another process's success stands behind it."""
-    at = time.monotonic() if at is None else at
+    began = time.monotonic()
+    at = began if at is None else at
     event = Event(at, os.getpid(), role(), what, name, _account.send, where=_caller(), **fields)
     note(**{key: value for key, value in vars(event).items() if value is not None})
     if _account.react:
         _account.react(event)
+    _account.spent += time.monotonic() - began
 
 
 def _caller() -> str | None:

@@ -17,7 +17,7 @@ import zmq.asyncio
 
 from repro.lab import recorder
 from repro.lab.bench import Schedulers
-from repro.lab.kernel import SHM, shm_used
+from repro.lab.kernel import SHM
 from repro.lab.request import GenerateReqInput, TokenizedGenerateReqInput, arrays
 
 PATIENCE = 5.0  # seconds for the answers to what was sent, when a run has failed
@@ -34,8 +34,7 @@ class Send:
     `seconds` how long preparing and sending it held the event loop.
 
     `cloned` and `inline` are bytes: of features that were copied before they were wrapped, and of the message itself;
-    `shm` is by how many bytes /dev/shm was fuller than before the run, right before the message left; `gone` whether
-    it did.
+    `gone` is whether it left.
     """
 
     label: str
@@ -45,7 +44,6 @@ class Send:
     seconds: float = 0.0
     cloned: int = 0
     inline: int = 0
-    shm: int = 0
     gone: bool = False
 
 
@@ -73,7 +71,6 @@ class Tokenizer:
         self.error: BaseException | None = None
         self.seconds = self.prepared = 0.0
         self.features = {_address(array) for one in self.requests for array in arrays(one)}
-        self.used_before = shm_used()
 
     def execute(
         self, schedulers: Schedulers, run: str, *, trace: Callable | None = None, timeout: float = 20.0
@@ -181,8 +178,7 @@ class _Outbox:
         send.inline = len(message)
         send.names = [f"/{name.lstrip('/')}" for array in arrays(request) if (name := _name_of(array))]
         send.segments = dict(filter(None, map(_segment, send.names)))
-        send.shm = shm_used() - watcher.used_before
-        send.seconds -= time.perf_counter() - began  # that was the lab's own looking
+        send.seconds -= time.perf_counter() - began
         if number == faults.fail:
             raise zmq.ZMQError(zmq.ENOTSOCK, "this send was told to fail")
         if number == faults.send:
@@ -221,11 +217,11 @@ class _Watched:
         watcher.number_of[request.rid] = number
         recorder.about(number)
         watcher.prepared, spent = 0.0, watcher.prepared
-        send.seconds = spent - time.perf_counter()
+        send.seconds = spent + recorder.spent() - time.perf_counter()
         return send
 
     def _end(self, send: Send) -> None:
-        send.seconds += time.perf_counter()
+        send.seconds += time.perf_counter() - recorder.spent()  # what the lab did itself does not count
         recorder.about(None)
 
 

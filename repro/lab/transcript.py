@@ -37,3 +37,10 @@ def numbered(text: str, names: dict[str, str]) -> str:
     """`text` with its names in /dev/shm as `psm_1`, `sgl_shm_mm_2`, ... in the order in which they turn up; `names`
     keeps what each has become, for the next text of the same run."""
     return NAME.sub(lambda match: names.setdefault(match[0], f"{match[1]}_{len(names) + 1}"), text)
+
+
+def without_measurements(output: str) -> str:
+    """`output` without what a measurement gave: decimal fractions, counts of microseconds and bytes, how often one goes
+    into the other, whether a goal was reached. Whole numbers of other things stay, and so do all words."""
+    text = re.sub(r"\b\d+\.\d+\b(?!\.)|\b\d+(?= us\b| bytes\b)|(?<=\b1/)\d+|\breached\b|\bMISSED\b", "_", output)
+    return re.sub(r" +", " ", text)

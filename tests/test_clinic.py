@@ -1,0 +1,173 @@
+"""The clinic's command: its table is README's, its rows are complete, its goals are counted right. What it finds of
+each design is held by `tests/test_designs.py`. How long anything takes is held by nobody: this machine is not
+alone."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+
+import pytest
+
+from fixed import clinic
+from fixed.clinic import chart, goals, table
+from fixed.clinic.rows import Row, code_lines
+from fixed.clinic.table import growth
+from fixed.designs import DESIGNS, Design, pure_wrap
+from fixed.mutants import AS_RELEASED, MUTANTS
+from repro.lab import transcript
+from scripts import readme
+from tests import machine
+
+COMMAND = "python -m fixed.clinic --chart notebooks/pictures/clinic.svg"
+FIELDS = "design n size correct crashed leaked dispatch_ms floor_ms bytes_copied shm_peak_bytes feature_bytes".split()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """README's command, with another place for the chart."""
+    drawing = tmp_path_factory.mktemp("chart") / "clinic.svg"
+    return machine.command("-m", "fixed.clinic", "--chart", drawing), drawing.read_text()
+
+
+@pytest.fixture(scope="module")
+def rows():
+    """What `--json` prints."""
+    run = machine.command("-m", "fixed.clinic", "--json", "--quick", "--n", 2, 4, "--size", 112)
+    assert (run.returncode, run.stderr) == (0, "")
+    return json.loads(run.stdout)
+
+
+def test_readme_shows_what_it_prints(whole):
+    run, _ = whole
+    assert (run.returncode, run.stderr) == (0, "")
+    shown = readme.blocks((machine.ROOT / "README.md").read_text())[COMMAND]
+    assert transcript.without_measurements(shown) == transcript.without_measurements(run.stdout)
+
+
+def test_a_stale_table_is_noticed():
+    shown = readme.blocks((machine.ROOT / "README.md").read_text())[COMMAND]
+    for old, new in [("SIGBUS", "8 answers"), ("crash", "yes"), ("one_segment_many_names", "two_segments")]:
+        assert transcript.without_measurements(shown.replace(old, new)) != transcript.without_measurements(shown)
+
+
+def test_the_charts_say_what_they_draw(whole):
+    for svg in (whole[1], (machine.ROOT / "notebooks/pictures/clinic.svg").read_text()):
+        described = re.search("<desc>(.*?)</desc>", svg, re.DOTALL)[1]
+        assert all(f"{design.name}, n = 32" in described for design in DESIGNS)
+        assert "floor: " in described
+
+
+def test_every_design_and_every_mutant_has_its_rows(rows):
+    assert all(field in row for row in rows for field in FIELDS)
+    healthy = [(row["design"], row["n"]) for row in rows if row["correct"]]
+    assert healthy == [(design.name, n) for design in DESIGNS for n in (2, 4)]
+    assert {row["design"] for row in rows if row["crashed"]} == {design.name for design in (AS_RELEASED, *MUTANTS)}
+
+
+def test_prices_that_do_not_depend_on_the_day(rows):
+    """Upstream's copies the feature for every send, a deep copy twice; linked or counted, it is written once."""
+    copies = {(row["design"], row["n"]): row["bytes_copied"] / row["feature_bytes"] for row in rows if row["correct"]}
+    for n in (2, 4):
+        assert round(copies["copies_at_both_points", n], 1) == round(copies["pure_wrap", n], 1) == n + 1
+        assert round(copies["deepcopy", n], 1) == 2 * (n + 1)
+        assert round(copies["one_segment_many_names", n], 1) == round(copies["reference_count", n], 1) == 1
+    peaks = {
+        row["design"]: row["shm_peak_bytes"] / row["feature_bytes"] for row in rows if row["n"] == 4 and row["correct"]
+    }
+    assert 1 <= peaks["one_segment_many_names"] <= 1.02
+    assert all(row["dispatch_ms"] > 0 and row["floor_ms"] > 0 for row in rows if row["correct"])
+
+
+def test_what_a_design_changes(rows):
+    changed = {row["design"]: (row["places"], row["scheduler_touched"]) for row in rows}
+    assert changed["copies_at_both_points"] == (2, False)
+    assert changed["pure_wrap"] == (1, False)
+    assert changed["one_segment_many_names"] == (5, False)
+    lines = {row["design"]: row["lines"] for row in rows}
+    assert 0 < lines["copies_at_both_points"] < lines["pure_wrap"] < lines["one_segment_many_names"]
+
+
+def test_a_design_of_the_schedulers_would_be_said_to_be():
+    design = Design("mine", hooks={"sglang.srt.managers.mm_utils.ShmPointerMMData.materialize": print})
+    assert design.of_the_scheduler == ["managers.mm_utils.ShmPointerMMData.materialize"]
+
+
+def test_code_lines_are_those_of_code():
+    assert (
+        code_lines(
+            '"""Words."""\nimport os\n\n# more\nx = (\n    1\n)\ndef f():\n    """Words."""\n    return lambda: x\n'
+        )
+        == 3
+    )
+    assert code_lines(inspect.getsource(pure_wrap)) == 3
+
+
+def priced(design: str, n: int, size: int, milliseconds: float, **more) -> Row:
+    made = Row(design, n, size, correct=True, crashed=False, leaked=0, owner="somebody")
+    made.dispatch_ms, made.floor_ms, made.feature_bytes = milliseconds, 10.0, 1000
+    made.bytes_copied = made.shm_peak_bytes = 1000
+    vars(made).update(more)
+    return made
+
+
+def test_goals_that_are_missed_are_said_to_be():
+    ours, theirs = "one_segment_many_names", "copies_at_both_points"
+    good = [
+        priced(ours, 2, 224, 1),
+        priced(theirs, 2, 224, 2),
+        priced(ours, 32, 1536, 12),
+        priced(theirs, 32, 1536, 400),
+    ]
+    assert [" reached " in line for line in goals(good)[:4]] == [True] * 4
+    bad = [priced(ours, 2, 224, 3), priced(theirs, 2, 224, 2), priced(ours, 32, 1536, 20, shm_peak_bytes=1100)]
+    said = goals([*bad, priced(theirs, 32, 1536, 400)])
+    assert [" MISSED " in line for line in said[:4]] == [True] * 4
+    assert "1/20 of upstream's" in said[1]
+    assert [line.split("  ")[0] for line in goals([priced(ours, 4, 112, 1)])[:1]] == ["peak in /dev/shm, any n"]
+    assert goals([]) == []
+
+
+def test_growth_is_per_further_sample():
+    few, many = (clinic.Price(n, 112, n * 0.5, 1.0, n * 600, 0, 0) for n in (2, 256))
+    assert growth(few, many) == (500.0, 600.0)
+
+
+def test_the_table_says_what_is_wrong():
+    row = priced("mine", 2, 112, 1.0)
+    row.correct, row.mutates, row.leaks = False, True, {"success": 7}
+    told = table([row])
+    assert re.search(r"^mine +NO +mutated +7 ", told, re.MULTILINE)
+
+
+def test_nothing_priced_is_nothing_to_draw():
+    with pytest.raises(ValueError, match="nothing to draw"):
+        chart([Row("mine", 2, 112, correct=False, crashed=True, leaked=0)])
+
+
+def test_a_battery_that_finds_a_mutant_right_is_status_1(monkeypatch, capsys):
+    from argparse import Namespace
+
+    from fixed.clinic import __main__ as command
+
+    arguments = Namespace(n=[2], size=[112], quick=True, json=True, chart=None)
+    for wrong in (
+        Row("pure_wrap", 2, 112, correct=False, crashed=True, leaked=0),
+        priced("the_holder_only", 2, 112, 1),
+    ):
+        monkeypatch.setattr(clinic, "measured", lambda *_, wrong=wrong, **__: [wrong])
+        assert command.examine(arguments) == 1
+
+
+@pytest.mark.parametrize("words", [["--n", "0"], ["--size", "x"], ["--chart", "/no/such/folder/c.svg"], ["--what"]])
+def test_bad_usage(words):
+    run = machine.command("-m", "fixed.clinic", *words)
+    assert (run.returncode, run.stdout, len(run.stderr.splitlines())) == (2, "", 1)
+    assert words[-1] in run.stderr
+
+
+def test_the_lab_takes_a_designs_name():
+    told = machine.command("-m", "repro.lab", "--fix", "one_segment_many_names", "--n", 3, "--events").stdout
+    assert "faults: none" in told
+    assert told.count(" link ") == 3
