@@ -160,7 +160,10 @@ def test_a_battery_that_finds_a_mutant_right_is_status_1(monkeypatch, capsys):
         assert command.examine(arguments) == 1
 
 
-@pytest.mark.parametrize("words", [["--n", "0"], ["--size", "x"], ["--chart", "/no/such/folder/c.svg"], ["--what"]])
+@pytest.mark.parametrize(
+    "words",
+    [["--n", "0"], ["--size", "x"], ["--n", "9", "--size", "99999"], ["--chart", "/no/such/folder/c.svg"], ["--what"]],
+)
 def test_bad_usage(words):
     run = machine.command("-m", "fixed.clinic", *words)
     assert (run.returncode, run.stdout, len(run.stderr.splitlines())) == (2, "", 1)

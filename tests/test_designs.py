@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import errno
+import inspect
 import json
 import logging
 import os
 import re
 import resource
+import sys
 from collections import Counter
 
 import pytest
@@ -87,6 +90,16 @@ def test_upstreams_fix_leaks_where_the_linked_one_does_not():
     assert theirs["failed send"] > 0
     assert set(ours.values()) == {0}
     assert examine(REFERENCE_COUNT).leaked["client gone"] > 0
+
+
+def test_a_design_can_be_carried_into_a_server():
+    """The hotfix takes the modules as they are: nothing of this kit, and torch only when it is needed."""
+    for design in DESIGNS:
+        for node in ast.walk(ast.parse(inspect.getsource(design.modules[0]))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+            assert all(each.partition(".")[0] in {*sys.stdlib_module_names, "torch"} for each in names), names
+    assert machine.command("-c", "import fixed.designs, sys; assert 'torch' not in sys.modules").returncode == 0
 
 
 def test_no_design_touches_the_scheduler():

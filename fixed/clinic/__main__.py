@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from argparse import Namespace
 from dataclasses import asdict
@@ -10,7 +11,9 @@ from pathlib import Path
 
 from repro.lab import preflight
 from repro.lab.command import OneLineParser, count
+from repro.lab.kernel import SHM
 from repro.lab.progress import Progress
+from repro.lab.request import shape_of
 from repro.lab.verdict import Refused
 
 
@@ -20,6 +23,7 @@ def main() -> int:
         arguments = parse()
         preflight.require_linux()
         preflight.require_parts()
+        require_room(max(arguments.n), max(arguments.size))
         return examine(arguments)
     except Refused as refusal:
         print(f"fixed.clinic: {refusal}", file=sys.stderr)
@@ -46,6 +50,18 @@ def examine(arguments: Namespace) -> int:
         arguments.chart.write_text(chart(rows))
     designs = {design.name for design in DESIGNS}
     return int(any(row.correct is not (row.design in designs) for row in rows))
+
+
+def require_room(n: int, size: int) -> None:
+    """Raise Refused unless /dev/shm has room for a feature for every send: that is what the dearest designs may take,
+    and Linux ends with SIGBUS who writes beyond it."""
+    patches, values = shape_of(size)
+    needed, room = 4 * patches * values * (n + 1), os.statvfs(SHM)
+    if needed > (free := room.f_bavail * room.f_frsize):
+        raise Refused(
+            f"n = {n} with {size} x {size} pixels may take {needed / 1e6:,.0f} MB of {SHM}, where {free / 1e6:,.0f} MB "
+            "are free: give smaller --n or --size, such as --n 2 8 --size 224"
+        )
 
 
 def parse() -> Namespace:

@@ -9,7 +9,7 @@ from math import ceil, floor, log10
 from fixed.clinic.rows import Row
 from repro.lab.svg import EDGE, PALE, SOFT, document, stroke, text
 
-WIDTH, HEIGHT, LEFT, RIGHT, TOP = 300, 260, 70, 220, 40  # pixels: a panel, and what stands around it
+WIDTH, HEIGHT, LEFT, RIGHT, TOP = 222, 230, 52, 176, 40  # pixels: a panel, and what stands around it
 FLOOR = "#b8b8b8"
 DASHES = ("", "7 4", "2 3", "9 3 2 3", "", "4 2")
 MARKS = (

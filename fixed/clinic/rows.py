@@ -14,7 +14,6 @@ from fixed.designs import DESIGNS, Design
 from fixed.mutants import AS_RELEASED, MUTANTS
 
 NS, SIZES = (2, 8, 32), (224, 1536)
-UNHEALTHY = (AS_RELEASED, *MUTANTS)
 
 
 @dataclass

@@ -36,7 +36,7 @@ def _health(rows: Sequence[Row]) -> Iterator[str]:
         right = "crash" if row.crashed else "yes" if row.correct else "NO"
         kept = "mutated" if row.mutates else "kept"
         left = [str(row.leaks.get(name, NOTHING)) for name in situations]
-        size = (str(row.lines), str(row.places)) if row.owner else (NOTHING, NOTHING)
+        size = str(row.lines or NOTHING), str(row.places)
         lines.append((row.design, right, kept, *left, row.small_shm or NOTHING, *size, row.owner))
     yield from _aligned(heads, lines)
     yield "under a situation: names left in /dev/shm; lines: of code; what runs in the scheduler is changed by none"
