@@ -12,8 +12,8 @@ import pytest
 
 from fixed import clinic
 from fixed.clinic import chart, goals, table
+from fixed.clinic.prices import between
 from fixed.clinic.rows import Row, code_lines
-from fixed.clinic.table import growth
 from fixed.designs import DESIGNS, Design, pure_wrap
 from fixed.mutants import AS_RELEASED, MUTANTS
 from repro.lab import transcript
@@ -44,6 +44,16 @@ def test_readme_shows_what_it_prints(whole):
     assert (run.returncode, run.stderr) == (0, "")
     shown = readme.blocks((machine.ROOT / "README.md").read_text())[COMMAND]
     assert transcript.without_measurements(shown) == transcript.without_measurements(run.stdout)
+
+
+def test_only_the_linked_design_leaves_nothing_and_needs_little_room(whole):
+    """What is left on success, after a failed send, a client that went away, a killed scheduler, a killed server; and
+    what comes of a /dev/shm of 64 MB, where one can be had."""
+    found = {line.split()[0]: line.split()[3:] for line in whole[0].stdout.splitlines()[1 : 2 + len(DESIGNS)]}
+    assert found["one_segment_many_names"][:5] == ["0"] * 5
+    assert all(found[design.name][:5] != ["0"] * 5 for design in DESIGNS if design.name != "one_segment_many_names")
+    assert found["copies_at_both_points"][:6] in (["0", "4", "0", "0", "3", room] for room in ("SIGBUS", "-"))
+    assert found["one_segment_many_names"][5] in ("8", "-")  # answers
 
 
 def test_a_stale_table_is_noticed():
@@ -131,7 +141,9 @@ def test_goals_that_are_missed_are_said_to_be():
 
 def test_growth_is_per_further_sample():
     few, many = (clinic.Price(n, 112, n * 0.5, 1.0, n * 600, 0, 0) for n in (2, 256))
-    assert growth(few, many) == (500.0, 600.0)
+    grown = between(few, many)
+    assert (grown.microseconds, grown.bytes) == (500.0, 600.0)
+    assert [" MISSED " in line for line in goals([], grown)] == [True, False]
 
 
 def test_the_table_says_what_is_wrong():

@@ -6,7 +6,7 @@
 
 from fixed.clinic.battery import Health, examine
 from fixed.clinic.chart import chart
-from fixed.clinic.prices import Price, price
+from fixed.clinic.prices import Price, growth, price
 from fixed.clinic.rows import Row, measured
 from fixed.clinic.table import goals, health_table, price_table, table
 
@@ -17,6 +17,7 @@ __all__ = [
     "chart",
     "examine",
     "goals",
+    "growth",
     "health_table",
     "measured",
     "price",

@@ -34,13 +34,13 @@ def main() -> int:
 
 def examine(arguments: Namespace) -> int:
     """Measure, print, and say by the exit status whether all is as it should be."""
-    from fixed.clinic import chart, goals, measured, table  # only now: torch is imported
-    from fixed.designs import DESIGNS
+    from fixed.clinic import chart, goals, growth, measured, table  # only now: torch is imported
+    from fixed.designs import DESIGNS, ONE_SEGMENT
 
     with Progress(sys.stderr) as progress:
         rows = measured(arguments.n, arguments.size, thorough=not arguments.quick, on_phase=progress.phase)
-        progress.phase("the goals")
-        reached = [] if arguments.json else goals(rows)
+        progress.phase("growth with n")
+        reached = [] if arguments.json else goals(rows, growth(ONE_SEGMENT, min(arguments.size)))
     if arguments.json:
         print(json.dumps([asdict(row) for row in rows], indent=2))
     else:
@@ -76,7 +76,7 @@ def parse() -> Namespace:
     )
     arguments = parser.parse_args()
     if arguments.chart:
-        preflight.require_writable(arguments.chart)
+        preflight.require_writable(arguments.chart, "--chart")
     return arguments
 
 

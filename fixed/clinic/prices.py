@@ -13,7 +13,7 @@ from repro.lab.pipeline import Run, run
 from repro.lab.recorder import NAMING
 from repro.lab.request import make_request, shape_of
 
-ROUNDS, ENOUGH = 5, 1 << 29  # so many rounds, or as many as it takes to copy so many bytes
+ROUNDS, ENOUGH = 5, 1 << 28  # so many rounds, or as many as it takes to copy so many bytes
 TIMEOUT = 120.0
 
 
@@ -31,6 +31,16 @@ class Price:
     bytes_copied: int
     shm_peak_bytes: int
     feature_bytes: int
+
+
+@dataclass(frozen=True)
+class Growth:
+    """What each further sample costs between two n."""
+
+    few: int
+    many: int
+    microseconds: float
+    bytes: float
 
 
 def price(design: Design, n: int, size: int, rounds: int = ROUNDS) -> Price | None:
@@ -56,6 +66,19 @@ def price(design: Design, n: int, size: int, rounds: int = ROUNDS) -> Price | No
         max(peaks),
         feature.nbytes,
     )
+
+
+def growth(design: Design, size: int, few: int = 2, many: int = 256, rounds: int = 10) -> Growth:
+    """What a further sample costs, from `few` to `many`."""
+    less, more = (price(design, n, size, rounds) for n in (few, many))
+    return between(less, more)
+
+
+def between(less: Price, more: Price) -> Growth:
+    """The growth from one price to another."""
+    samples = more.n - less.n
+    milliseconds, copied = more.dispatch_ms - less.dispatch_ms, more.bytes_copied - less.bytes_copied
+    return Growth(less.n, more.n, 1e3 * milliseconds / samples, copied / samples)
 
 
 def floor(tensor: Any) -> float:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from fixed.clinic.prices import Price, price
+from fixed.clinic.prices import Growth
 from fixed.clinic.rows import Row
 from fixed.designs import COPIES, ONE_SEGMENT
 
-FEW, MANY, ROUNDS = 2, 256, 12  # n, between which the growth is measured, and how often
 LARGE, SMALL = (32, 1536), (2, 224)  # n and size that the goals are about
 NOTHING = "-"
 
@@ -73,9 +72,9 @@ def _aligned(heads: tuple[str, ...], lines: list[tuple[str, ...]], numbers: slic
         yield "  ".join(cells).rstrip()
 
 
-def goals(rows: Sequence[Row]) -> list[str]:
-    """Design 5 against its goals, a line each, as ratios between what was measured in this one run. Those whose rows
-    were not measured are left out; the growth with n is measured now."""
+def goals(rows: Sequence[Row], grown: Growth | None = None) -> list[str]:
+    """Design 5 against its goals, a line each, as ratios between what was measured in this one run. Those that were not
+    measured are left out."""
     found = {(row.design, row.n, row.size): row for row in rows if row.dispatch_ms is not None}
     large, large_theirs = (found.get((design.name, *LARGE)) for design in (ONE_SEGMENT, COPIES))
     small, small_theirs = (found.get((design.name, *SMALL)) for design in (ONE_SEGMENT, COPIES))
@@ -93,17 +92,11 @@ def goals(rows: Sequence[Row]) -> list[str]:
     if ours:
         peak = max(row.shm_peak_bytes / row.feature_bytes for row in ours)
         lines.append(_goal("peak in /dev/shm, any n", f"{peak:.3f} of one feature", "at most 1.02", peak <= 1.02))
-        more, bytes_more = growth(*(price(ONE_SEGMENT, n, SMALL[1], ROUNDS) for n in (FEW, MANY)))
-        what = f"a further sample, n = {FEW} to {MANY}"
-        lines.append(_goal(what, f"{more:.0f} us", "under 100 us", more < 100))
-        lines.append(_goal(what, f"{bytes_more:.0f} bytes", "under 4 KB", bytes_more < 4096))
+    if grown:
+        what = f"a further sample, n = {grown.few} to {grown.many}"
+        lines.append(_goal(what, f"{grown.microseconds:.0f} us", "under 100 us", grown.microseconds < 100))
+        lines.append(_goal(what, f"{grown.bytes:.0f} bytes", "under 4 KB", grown.bytes < 4096))
     return lines
-
-
-def growth(few: Price, many: Price) -> tuple[float, float]:
-    """Microseconds and copied bytes that each further sample takes."""
-    more = many.n - few.n
-    return 1e3 * (many.dispatch_ms - few.dispatch_ms) / more, (many.bytes_copied - few.bytes_copied) / more
 
 
 def _dispatch(of: tuple[int, int]) -> str:

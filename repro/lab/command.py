@@ -72,7 +72,7 @@ def settle(arguments: Namespace) -> Any:
         preflight.require_image(arguments.image)
     if arguments.log:
         arguments.log = arguments.log.expanduser().resolve()
-        preflight.require_writable(arguments.log)
+        preflight.require_writable(arguments.log, "--log")
     preflight.require_shared_memory()
     if arguments.model == engine.TINY:
         preflight.require_cache()

@@ -100,14 +100,14 @@ def require_cache() -> None:
         ) from None
 
 
-def require_writable(path: Path) -> None:
-    """Raise Refused unless the file at `path` can be written; leaves it as it was."""
+def require_writable(path: Path, option: str) -> None:
+    """Raise Refused, naming the `option`, unless the file at `path` can be written; leaves it as it was."""
     new = not path.exists()
     try:
         with open(path, "ab"):
             pass
     except OSError as error:
-        raise Refused(f"cannot write {path} ({error.strerror}): give a file in a folder that exists") from None
+        raise Refused(f"cannot write {path} ({error.strerror}): give {option} a file in a folder that exists") from None
     if new:
         path.unlink()
 
