@@ -9,7 +9,7 @@ from math import ceil, floor, log10
 from fixed.clinic.rows import Row
 from repro.lab.svg import EDGE, PALE, SOFT, document, stroke, text
 
-WIDTH, HEIGHT, LEFT, RIGHT, TOP = 222, 230, 52, 176, 40  # pixels: a panel, and what stands around it
+WIDTH, HEIGHT, LEFT, RIGHT, TOP = 200, 230, 52, 200, 40  # pixels: a panel, and what stands around it
 FLOOR = "#b8b8b8"
 DASHES = ("", "7 4", "2 3", "9 3 2 3", "", "4 2")
 MARKS = (
@@ -54,7 +54,7 @@ def chart(rows: Sequence[Row], size: int | None = None) -> str:
     )
     described = f"floor: {floor_ms:.1f} ms, {feature:.1f} MB; {told}"
     title = f"What n samples of one {size} x {size} image cost the tokenizer"
-    return document(title, described, 2 * second, TOP + HEIGHT + 60, "\n".join(body))
+    return document(title, described, 2 * second, TOP + HEIGHT + 48, "\n".join(body))
 
 
 def _lines(priced: Sequence[Row]) -> Iterator[tuple[str, list[Row]]]:

@@ -106,20 +106,27 @@ def handle_batch_request(original: Callable, manager: Any, obj: Any, *arguments:
     return answers if n == 1 else _answers_of(answers, Batch(sends=n + 1))
 
 
-async def _answers_of(answers: Any, batch: Batch) -> AsyncIterator:
+async def _answers_of(answers: AsyncIterator, batch: Batch) -> AsyncIterator:
     try:
-        async with contextlib.aclosing(answers):
-            while True:
-                _batch.set(batch)  # not for longer than it runs: the task is the caller's, too
-                try:
-                    answer = await anext(answers)
-                except StopAsyncIteration:
-                    return
-                finally:
-                    _batch.set(None)
+        async with contextlib.aclosing(made_with(_batch, batch, answers)) as made:
+            async for answer in made:
                 yield answer
     finally:
         batch.close()
+
+
+async def made_with(variable: ContextVar, value: Any, answers: AsyncIterator) -> AsyncIterator:
+    """`answers`, with the variable set to `value` while they are made, and not in between: the task is the caller's."""
+    async with contextlib.aclosing(answers):
+        while True:
+            variable.set(value)
+            try:
+                answer = await anext(answers)
+            except StopAsyncIteration:
+                return
+            finally:
+                variable.set(None)
+            yield answer
 
 
 def send_one_request(original: Callable, *arguments: Any, **named: Any) -> Any:

@@ -24,7 +24,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
-from .one_segment_many_names import SHM, new_segment, remove
+from .one_segment_many_names import SHM, made_with, new_segment, remove
 from .pure_wrap import pure_wrap
 
 
@@ -80,16 +80,9 @@ def handle_batch_request(original: Callable, manager: Any, obj: Any, *arguments:
     return answers if getattr(obj, "parallel_sample_num", 1) == 1 else _answers_of(answers, OwnerTable())
 
 
-async def _answers_of(answers: Any, table: OwnerTable) -> AsyncIterator:
-    async with contextlib.aclosing(answers):
-        while True:
-            _table.set(table)
-            try:
-                answer = await anext(answers)
-            except StopAsyncIteration:
-                break
-            finally:
-                _table.set(None)
+async def _answers_of(answers: AsyncIterator, table: OwnerTable) -> AsyncIterator:
+    async with contextlib.aclosing(made_with(_table, table, answers)) as made:
+        async for answer in made:
             yield answer
     table.free()
 
