@@ -1,5 +1,5 @@
-"""`python -m tests.endurance N`: so many requests with design 5, one in ten with a scheduler that is killed. Prints
-what was wrong, and descriptors and memory before and after, as JSON. Sweeps nothing: that is the design's
+"""`python -m tests.endurance N SEED`: so many requests with design 5, one in ten with a scheduler that is killed.
+Prints what was wrong, and descriptors and memory before and after, as JSON. Sweeps nothing: that is the design's
 business."""
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def state() -> tuple[int, float]:
 
 def main() -> None:
     """Warm up, run, print."""
-    count, dice = int(sys.argv[1]), random.Random(0)
+    count, dice = int(sys.argv[1]), random.Random(int(sys.argv[2]))
     for number in range(40):
         one(number, dice)
     before = state()

@@ -51,12 +51,45 @@ def scheduler_killed(arguments: Namespace) -> None:
     from repro.lab import engine
 
     llm = engine.start("tiny", "cpu")
+    note("hooks", bare=without_hooks(), served=served_by_uvicorn())
     ask_all(llm, arguments.cases)
     scheduler = next(child for child in psutil.Process().children() if "sglang::scheduler" in " ".join(child.cmdline()))
     scheduler.suspend()
     note("suspended")
     threading.Thread(target=kill_when_sent, args=(scheduler, arguments.n + 1), daemon=True).start()
     ask(llm, ["crimson"], arguments.n)
+
+
+def without_hooks() -> list[str]:
+    """Of the functions that design 5 stands around, wherever they were imported to, those that are bare."""
+    import uvicorn
+    from sglang.srt.entrypoints import engine, http_server
+    from sglang.srt.managers import mm_utils, tokenizer_manager
+    from sglang.srt.utils import common
+
+    places = [
+        (tokenizer_manager.TokenizerManager, "_handle_batch_request"),
+        (tokenizer_manager.TokenizerManager, "_send_one_request"),
+        (tokenizer_manager, "wrap_shm_features"),
+        (mm_utils, "wrap_shm_features"),
+        (mm_utils.ShmPointerMMData, "__init__"),
+        *((module, "kill_process_tree") for module in (common, engine, http_server, tokenizer_manager)),
+        (uvicorn, "run"),
+    ]
+    return [f"{owner.__name__}.{name}" for owner, name in places if not hasattr(getattr(owner, name), "__wrapped__")]
+
+
+def served_by_uvicorn() -> list[str]:
+    """Which app a hooked `uvicorn.run` serves: sglang's by its name, as for workers; another; sglang's itself."""
+    import uvicorn
+    from sglang.srt.entrypoints import http_server
+
+    served: list[str] = []
+    hook = uvicorn.run.__closure__
+    hook = next(cell.cell_contents for cell in hook if getattr(cell.cell_contents, "__name__", "").startswith("run_"))
+    for app in ("sglang.srt.entrypoints.http_server:app", "somebody.elses:app", http_server.app):
+        hook(lambda app, **_: served.append(app if isinstance(app, str) else type(app).__name__), app, workers=2)
+    return served
 
 
 def kill_when_sent(scheduler: psutil.Process, sends: int) -> None:

@@ -4,19 +4,25 @@ alone."""
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import io
 import json
 import re
+from argparse import Namespace
 
 import pytest
 
 from fixed import clinic
+from fixed.clinic import __main__ as command
 from fixed.clinic import chart, goals, table
 from fixed.clinic.prices import between
 from fixed.clinic.rows import Row, code_lines
 from fixed.designs import DESIGNS, Design, pure_wrap
 from fixed.mutants import AS_RELEASED, MUTANTS
+from repro.lab import __main__ as lab
 from repro.lab import transcript
+from repro.lab.pipeline import run
 from scripts import readme
 from tests import machine
 
@@ -33,10 +39,12 @@ def whole(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def rows():
-    """What `--json` prints."""
-    run = machine.command("-m", "fixed.clinic", "--json", "--quick", "--n", 2, 4, "--size", 112)
-    assert (run.returncode, run.stderr) == (0, "")
-    return json.loads(run.stdout)
+    """What `--json` prints, with less to measure."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        status = command.examine(Namespace(n=[2, 4], size=[112], quick=True, json=True, chart=None))
+    assert status == 0
+    return json.loads(printed.getvalue())
 
 
 def test_readme_shows_what_it_prints(whole):
@@ -159,10 +167,6 @@ def test_nothing_priced_is_nothing_to_draw():
 
 
 def test_a_battery_that_finds_a_mutant_right_is_status_1(monkeypatch, capsys):
-    from argparse import Namespace
-
-    from fixed.clinic import __main__ as command
-
     arguments = Namespace(n=[2], size=[112], quick=True, json=True, chart=None)
     for wrong in (
         Row("pure_wrap", 2, 112, correct=False, crashed=True, leaked=0),
@@ -183,6 +187,7 @@ def test_bad_usage(words):
 
 
 def test_the_lab_takes_a_designs_name():
-    told = machine.command("-m", "repro.lab", "--fix", "one_segment_many_names", "--n", 3, "--events").stdout
-    assert "faults: none" in told
-    assert told.count(" link ") == 3
+    told = list(lab.told(run(n=3, **lab.load("one_segment_many_names")), events=True))
+    assert told[-1] == "faults: none"
+    assert sum(" link " in line for line in told) == 3
+    assert set(lab.load("detach")) == {"prepare"}

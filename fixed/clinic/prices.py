@@ -13,7 +13,7 @@ from repro.lab.pipeline import Run, run
 from repro.lab.recorder import NAMING
 from repro.lab.request import make_request, shape_of
 
-ROUNDS, ENOUGH = 5, 1 << 28  # so many rounds, or as many as it takes to copy so many bytes
+ROUNDS, ENOUGH, LONG = 5, 1 << 28, 4.0  # so many rounds, or what it takes to copy so many bytes or so many seconds
 TIMEOUT = 120.0
 
 
@@ -48,7 +48,8 @@ def price(design: Design, n: int, size: int, rounds: int = ROUNDS) -> Price | No
     request = make_request(shape=shape_of(size))
     feature = request.mm_inputs.mm_items[0].feature
     dispatches, floors, copied, peaks = [], [], [], []
-    while len(dispatches) < rounds and sum(copied) < ENOUGH:
+    until = time.monotonic() + LONG
+    while not dispatches or (len(dispatches) < rounds and sum(copied) < ENOUGH and time.monotonic() < until):
         floors.append(floor(feature))
         result = run(request, n=n, timeout=TIMEOUT, **design.knobs)
         if result.verdict.outcome != "survived":
