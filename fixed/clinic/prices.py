@@ -13,7 +13,7 @@ from repro.lab.pipeline import Run, run
 from repro.lab.recorder import NAMING
 from repro.lab.request import make_request, shape_of
 
-ROUNDS, ENOUGH, LONG = 5, 1 << 28, 4.0  # so many rounds, or what it takes to copy so many bytes or so many seconds
+ROUNDS, ENOUGH, LONG = 5, 1 << 28, 2.0  # so many rounds, or what it takes to copy so many bytes or so many seconds
 TIMEOUT = 120.0
 
 
@@ -43,12 +43,12 @@ class Growth:
     bytes: float
 
 
-def price(design: Design, n: int, size: int, rounds: int = ROUNDS) -> Price | None:
+def price(design: Design, n: int, size: int, rounds: int = ROUNDS, seconds: float = LONG) -> Price | None:
     """The price of n samples of one image of `size` x `size` pixels; None if the scheduler dies of it."""
     request = make_request(shape=shape_of(size))
     feature = request.mm_inputs.mm_items[0].feature
     dispatches, floors, copied, peaks = [], [], [], []
-    until = time.monotonic() + LONG
+    until = time.monotonic() + seconds
     while not dispatches or (len(dispatches) < rounds and sum(copied) < ENOUGH and time.monotonic() < until):
         floors.append(floor(feature))
         result = run(request, n=n, timeout=TIMEOUT, **design.knobs)
@@ -71,7 +71,7 @@ def price(design: Design, n: int, size: int, rounds: int = ROUNDS) -> Price | No
 
 def growth(design: Design, size: int, few: int = 2, many: int = 256, rounds: int = 10) -> Growth:
     """What a further sample costs, from `few` to `many`."""
-    less, more = (price(design, n, size, rounds) for n in (few, many))
+    less, more = (price(design, n, size, rounds, seconds=10.0) for n in (few, many))
     return between(less, more)
 
 
