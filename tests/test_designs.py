@@ -272,6 +272,19 @@ def test_a_link_that_fails_half_way_leaves_nothing_and_everybody_is_answered(fai
     assert [record.message for record in caplog.records if "sent inline" in record.message]
 
 
+def test_names_that_cannot_all_be_made_are_given_back_at_once(monkeypatch):
+    """Not only when the batch is over: there was too little room already."""
+    import torch
+
+    names = [linked.new_segment(torch.arange(9))]
+    made = set(names)
+    with links(3, errno.ENOSPC, monkeypatch) as calls, pytest.raises(OSError, match="No space left"):
+        linked.add_names(names, 5)
+    made |= {path.rpartition("/")[2] for path in calls}
+    assert names == []
+    assert not made & machine.names()
+
+
 @pytest.mark.parametrize("number", linked.CANNOT_LINK)
 def test_where_links_cannot_be_made_every_send_gets_a_segment_and_it_says_so_once(number, monkeypatch, caplog):
     with links(1, number, monkeypatch) as calls, caplog.at_level(logging.WARNING):
