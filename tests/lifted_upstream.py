@@ -33,8 +33,7 @@ def outcome(release: str, design: Design | None = None) -> dict[str, str | None]
         if design:
             plugged.enter_context(standins.plugged(release, design.hooks, manager))
         if design and design.prepare:
-            manager.module.prepare_1 = design.prepare if 1 in design.points else standins.itself
-            manager.module.prepare_2 = design.prepare if 2 in design.points else standins.itself
+            standins.prepare_with(manager, design.prepare, design.points)
         sys.modules.pop(FILE, None)
         suite = unittest.defaultTestLoader.loadTestsFromModule(importlib.import_module(FILE))
         result = unittest.TextTestRunner(stream=sys.stderr).run(suite)

@@ -172,7 +172,7 @@ def test_a_battery_that_finds_a_mutant_right_is_status_1(monkeypatch, capsys):
         Row("pure_wrap", 2, 112, correct=False, crashed=True, leaked=0),
         priced("the_holder_only", 2, 112, 1),
     ):
-        monkeypatch.setattr(clinic, "measured", lambda *_, wrong=wrong, **__: [wrong])
+        monkeypatch.setattr(command, "measured", lambda *_, wrong=wrong, **__: [wrong])
         assert command.examine(arguments) == 1
 
 

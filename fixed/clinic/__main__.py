@@ -9,6 +9,9 @@ from argparse import Namespace
 from dataclasses import asdict
 from pathlib import Path
 
+from fixed.clinic import chart, goals, growth, measured, table
+from fixed.clinic.rows import NS, SIZES
+from fixed.designs import DESIGNS, ONE_SEGMENT
 from repro.lab import preflight
 from repro.lab.command import OneLineParser, count
 from repro.lab.kernel import SHM
@@ -34,9 +37,6 @@ def main() -> int:
 
 def examine(arguments: Namespace) -> int:
     """Measure, print, and say by the exit status whether all is as it should be."""
-    from fixed.clinic import chart, goals, growth, measured, table  # only now: torch is imported
-    from fixed.designs import DESIGNS, ONE_SEGMENT
-
     with Progress(sys.stderr) as progress:
         rows = measured(arguments.n, arguments.size, thorough=not arguments.quick, on_phase=progress.phase)
         progress.phase("growth with n")
@@ -67,8 +67,8 @@ def require_room(n: int, size: int) -> None:
 def parse() -> Namespace:
     """The command line. Raises Refused, in one line, where argparse would print its usage."""
     parser = OneLineParser(prog="python -m fixed.clinic", description=__doc__)
-    parser.add_argument("--n", type=count, nargs="+", default=[2, 8, 32], help="how many samples (default: 2 8 32)")
-    parser.add_argument("--size", type=count, nargs="+", default=[224, 1536], metavar="PIXELS", help="an image's side")
+    parser.add_argument("--n", type=count, nargs="+", default=NS, help="how many samples (default: 2 8 32)")
+    parser.add_argument("--size", type=count, nargs="+", default=SIZES, metavar="PIXELS", help="an image's side")
     parser.add_argument("--json", action="store_true", help="print a list of rows and nothing else")
     parser.add_argument("--chart", type=Path, metavar="FILE", help="draw time and peak against n, as SVG")
     parser.add_argument(

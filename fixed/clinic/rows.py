@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from fixed.clinic import exits, small
 from fixed.clinic.battery import Health, examine
 from fixed.clinic.prices import price
-from fixed.designs import DESIGNS, Design
-from fixed.mutants import AS_RELEASED, MUTANTS
+from fixed.designs import Design
 
 NS, SIZES = (2, 8, 32), (224, 1536)
 
@@ -46,7 +45,7 @@ def measured(
     ns: Sequence[int] = NS,
     sizes: Sequence[int] = SIZES,
     *,
-    designs: Sequence[Design] = (AS_RELEASED, *DESIGNS, *MUTANTS),
+    designs: Sequence[Design] = exits.ALL,
     thorough: bool = True,
     on_phase: Callable[[str], None] = lambda phase: None,
 ) -> list[Row]:

@@ -114,8 +114,7 @@ def run(
     at = {die[0]: die[1]} if die and die[0] not in DEATHS else {}
     tokenizer = Tokenizer(lifted.TokenizerManager, requests, n, Faults(**at, fail=fail_send, cancel=cancel))
     if prepare is not None:
-        lifted.module.prepare_1 = tokenizer.timed(prepare) if 1 in points else standins.itself
-        lifted.module.prepare_2 = tokenizer.timed(prepare) if 2 in points else standins.itself
+        standins.prepare_with(lifted, tokenizer.timed(prepare), points)
     standins.set_transport(release, default=inline, skip_tokenizer_init=skip_tokenizer_init)
     held = [list(arrays(one)) for one in requests]
     folder = Path(tempfile.mkdtemp(prefix="shm-kit-"))

@@ -16,7 +16,7 @@ import signal
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from multiprocessing import shared_memory
@@ -167,6 +167,12 @@ def around(original: Callable, hook: Hook) -> Callable:
         return hook(original, *arguments, **named)
 
     return hooked
+
+
+def prepare_with(manager: Lifted, prepare: Hook, points: Sequence[int]) -> None:
+    """Let a tokenizer_manager that was lifted `with_prepare` apply it at these expansion points, and at no other."""
+    manager.module.prepare_1 = prepare if 1 in points else itself
+    manager.module.prepare_2 = prepare if 2 in points else itself
 
 
 def _with_prepare(code: source.Source) -> source.Source:
