@@ -156,7 +156,7 @@ class TestParallelSamplingShmOwnership(unittest.TestCase):
         self.names, self.messages, self.received, self.gone_wrong = [], {}, {}, []
         server = SimpleNamespace(skip_tokenizer_init=False)
         patches = {"_is_default_tensor_transport": False}
-        for accessor in ("get_global_server_args", "get_serving"):
+        for accessor in ("get_global_server_args", "get_server_args", "get_serving"):
             patches[accessor] = lambda: server
         for name, value in patches.items():
             patch = mock.patch.object(mm_utils, name, value, create=True)
