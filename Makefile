@@ -10,7 +10,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.10 --gen
 	--custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lab notebooks book doctor lock readme clean
+.PHONY: help setup demo test check tidy lab notebooks book doctor lock readme clean
 
 help: ## print this
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 10
@@ -18,13 +18,17 @@ help: ## print this
 setup: $(WHOLE) ## make .venv with everything that is locked
 
 demo: $(WHOLE) ## see sglang 0.5.12.post1 die of one image with n = 2, then see it answer with the fix
-	$(BIN)/python repro/crash.py
-	$(BIN)/python fixed/crash.py
+	$(BIN)/python -m repro.lab.host repro/crash.py fixed/crash.py
 
-test: $(WHOLE) ## prove all of it, on the real engine, in the lab and in the notebooks
+test: $(WHOLE) tidy ## prove all of it, on the real engine, in the lab and in the notebooks
+	$(BIN)/python -m pytest -n 2
+
+check: $(WHOLE) tidy ## prove what needs no engine, no browser and no long run: for the edit loop
+	$(BIN)/python -m pytest -n 2 -m "not engine and not browser and not long"
+
+tidy: $(WHOLE)
 	$(BIN)/ruff check
 	$(BIN)/codespell README.md Makefile notebooks repro fixed tests scripts --ignore-words-list whats --skip "*.svg,*/.ipynb_checkpoints/*"
-	$(BIN)/python -m pytest
 
 lab: $(WHOLE) ## open JupyterLab at the notebooks
 	$(BIN)/jupyter lab --notebook-dir notebooks $(if $(filter 0,$(shell id -u)),--allow-root)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+from repro.lab import recorder
+from repro.lab.host import Host
 
 ROOT = Path(__file__).resolve().parents[1]
 SHM = Path("/dev/shm")
@@ -19,11 +24,19 @@ def names() -> set[str]:
 
 
 def left_since(before: set[str]) -> set[str]:
-    """The names in /dev/shm that were not there `before` and stay. (Another program's come and go.)"""
+    """The names in /dev/shm that were not there `before` and stay; of a /dev/shm that others use, too, only those that
+    the suite's own ledger knows."""
     until = time.monotonic() + 3
-    while (left := names() - before) and time.monotonic() < until:
+    while (left := (names() - before) & _ours()) and time.monotonic() < until:
         time.sleep(0.1)
     return left
+
+
+def _ours() -> set[str]:
+    ledger = os.environ.get(recorder.LEDGER)
+    if not ledger:
+        return names()
+    return {json.loads(line)["name"] for line in Path(ledger).read_text().splitlines()}
 
 
 def processes_of(folder: Path) -> list[int]:
@@ -39,18 +52,27 @@ def processes_of(folder: Path) -> list[int]:
     return mine
 
 
-def command(*words: object, folder: Path | None = None, python: str = sys.executable, **environment: str):
+def command(
+    *words: object, folder: Path | None = None, python: str = sys.executable, on: Host | None = None, **environment: str
+) -> subprocess.CompletedProcess:
     """Run a script or module of this repository to its end; text of stdout and stderr, and the exit status.
-    `folder` is where the run puts its temporary files."""
+    `folder` is where the run puts its temporary files, `on` the host of its engine."""
     return subprocess.run(
         [python, *map(str, words)],
         cwd=ROOT,
-        env=surroundings(folder, **environment),
         capture_output=True,
         text=True,
         timeout=500,
         stdin=subprocess.DEVNULL,
+        **on_host(on, folder, **environment),
     )
+
+
+def on_host(host: Host | None, folder: Path | None, **environment: str) -> dict[str, Any]:
+    """What `subprocess` needs to be told so that a script boots its engines on `host`."""
+    if host is None:
+        return {"env": surroundings(folder, **environment)}
+    return {"env": surroundings(folder, **host.address, **environment), "pass_fds": [host.socket.fileno()]}
 
 
 def surroundings(folder: Path | None, **environment: str) -> dict[str, str]:

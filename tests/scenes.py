@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+import unittest
 from argparse import Namespace
 from multiprocessing import get_context, shared_memory
+from pathlib import Path
 from typing import Any
 
 import psutil
 
+from repro.lab import engine
 from repro.lab.kernel import SHM
 from repro.lab.recorder import note
 
@@ -36,8 +40,6 @@ CASES = {
 def engine_cases(arguments: Namespace) -> dict[str, list[str]]:
     """The answers to `arguments.cases`, one engine for all of them. Notes each case's answers as they come, so
     that those before a crash are kept. With `arguments.fixed`, the fix is applied first."""
-    from repro.lab import engine
-
     if arguments.fixed:
         from fixed import detach
 
@@ -48,8 +50,6 @@ def engine_cases(arguments: Namespace) -> dict[str, list[str]]:
 def scheduler_killed(arguments: Namespace) -> None:
     """Like `engine_cases`; then a request for `arguments.n` samples, whose scheduler is killed when it could take the
     first. With the hotfix, which has made a name for each send by then."""
-    from repro.lab import engine
-
     llm = engine.start("tiny", "cpu")
     note("hooks", bare=without_hooks(), served=served_by_uvicorn())
     ask_all(llm, arguments.cases)
@@ -122,6 +122,53 @@ def ask(llm: Any, colours: list[str], n: int) -> list[str]:
         sampling_params={"n": n, "max_new_tokens": 8, "temperature": 0},
     )
     return [answer["text"] for answer in (answers if isinstance(answers, list) else [answers])]
+
+
+def upstreams_test(arguments: Namespace) -> dict[str, list[int]]:
+    """How many cases of `tests/upstream` ran, failed, and broke down, on the installed package: as released, and with
+    the fix applied."""
+    sys.path.insert(0, str(Path(__file__).parent / "upstream"))
+    test = importlib.import_module("test_parallel_sampling_shm_ownership")
+    from fixed import detach
+
+    def outcome() -> list[int]:
+        result = unittest.TextTestRunner().run(unittest.defaultTestLoader.loadTestsFromModule(test))
+        return [result.testsRun, len(result.failures), len(result.errors)]
+
+    engine.import_sglang()
+    before = outcome()
+    detach.apply()
+    return {"before": before, "after": outcome()}
+
+
+def what_it_finds(arguments: Namespace) -> dict[str, Any]:
+    """What a scene can see of the scenes before it. At the end it changes what the next scene might see."""
+    import tempfile
+
+    parent = psutil.Process(os.getppid())
+    found = {
+        "pid": os.getpid(),
+        "session": os.getsid(0),
+        "parent": parent.pid,
+        "grandparent": parent.ppid(),
+        "folder": tempfile.gettempdir(),
+        "imported": "sglang.srt.entrypoints.engine" in sys.modules,
+        "marked": getattr(sys, "marked_by_a_scene", None),
+        "variable": os.environ.get("KIT_TEST"),
+        "directory": os.getcwd(),
+    }
+    sys.marked_by_a_scene = True
+    os.environ["KIT_TEST"] = "left"
+    os.chdir("/")
+    return found
+
+
+def loaded_after_an_answer(arguments: Namespace) -> dict[str, bool]:
+    """Which of the packages that were put off are loaded, when an engine has answered."""
+    from repro.lab import deferred
+
+    ask(engine.start("tiny", "cpu"), ["crimson"], 1)
+    return {name: deferred.is_loaded(name) for name in deferred.UNUSED}
 
 
 def another_death(arguments: Namespace) -> None:

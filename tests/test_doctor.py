@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from repro.lab import doctor, engine, picture, preflight, vlm
+from repro.lab import doctor, picture, preflight, vlm
 from repro.lab.doctor import Check
 from tests import machine
 
@@ -154,12 +154,6 @@ def test_a_full_shm(monkeypatch):
     room = namedtuple("room", "f_frsize f_blocks f_bavail f_bfree")(4096, 4096, 1, 1)
     monkeypatch.setattr(os, "statvfs", lambda path: room)
     fails(doctor.shared_memory(), "0 MiB free", "--shm-size=1g")
-
-
-@pytest.mark.parametrize(("there", "state"), [(True, "OK"), (False, "note")])
-def test_gpu(there, state, monkeypatch):
-    monkeypatch.setattr(engine, "has_usable_gpu", lambda: there)
-    assert doctor.gpu().state == state
 
 
 @pytest.mark.parametrize(("found", "state"), [("/usr/bin/google-chrome", "OK"), (None, "note")])

@@ -9,7 +9,7 @@ import pytest
 from repro.lab.verdict import Verdict
 from tests import scenes
 
-FAIL_TO_PASS = ["n = 2", "n = 8", "two prompts, n = 2"]
+FAIL_TO_PASS = ["n = 2", "n = 3", "n = 8", "two prompts, n = 2"]
 PASS_TO_PASS = ["n = 1", "another image", "text only, n = 4"]
 
 
@@ -18,34 +18,54 @@ def expected_answers(case: str) -> int:
     return max(1, len(colours)) * n
 
 
-@pytest.mark.parametrize("case", FAIL_TO_PASS + PASS_TO_PASS)
-def test_fixed_answers(fixed_engine, case):
+@pytest.mark.fail_to_pass
+@pytest.mark.parametrize("case", FAIL_TO_PASS)
+def test_as_released_the_engine_dies_and_with_the_fix_it_answers(case, released, fixed_engine):
+    died = released(case)
+    assert died.is_the_crash(), died
+    assert [event["case"] for event in died.events if event["what"] == "case"] == PASS_TO_PASS
     assert fixed_engine.outcome == "survived"
     assert len(fixed_engine.answers[case]) == expected_answers(case)
 
 
-def test_repro_crashes_n_2(repro_run):
-    assert repro_run.returncode == 0, repro_run.stdout + repro_run.stderr
-    assert "verdict    crashed, as promised" in repro_run.stdout
-
-
-def test_repro_crashes_n_8(repro_json):
-    verdict, run, _ = repro_json
-    assert run.returncode == 0
-    assert verdict["outcome"] == "crashed"
-    assert verdict["n"] == 8
-
-
-def test_repro_crashes_two_prompts(repro_two_prompts):
-    assert repro_two_prompts.outcome == "crashed"
-    assert repro_two_prompts.is_the_crash()
-
-
+@pytest.mark.pass_to_pass
 @pytest.mark.parametrize("case", PASS_TO_PASS)
-def test_repro_answers(repro_two_prompts, fixed_engine, case):
-    answered = {event["case"]: event["answers"] for event in repro_two_prompts.events if event["what"] == "case"}
-    assert len(answered[case]) == expected_answers(case)
-    assert answered[case] == fixed_engine.answers[case]
+def test_as_released_and_with_the_fix_the_engine_gives_the_same_answers(case, released, fixed_engine):
+    answers = answers_of(released("n = 2"))
+    assert len(answers[case]) == expected_answers(case)
+    assert answers[case] == fixed_engine.answers[case]
+
+
+def test_the_processes_of_sglang_started_as_sglang_starts_them_come_to_the_same(spawned, released):
+    """Forked from one import, or spawned: the same verdict, the same events, the same answers."""
+    forked = released("n = 2")
+    assert (forked.start_method, spawned.start_method) == ("fork", "spawn")
+    assert spawned.is_the_crash()
+    for what in ("outcome", "error", "errno", "where", "died"):
+        assert getattr(forked, what) == getattr(spawned, what), what
+    assert lives_of(forked)[-1] == lives_of(spawned)[-1] == CRASH
+    assert answers_of(forked)["n = 1"] == answers_of(spawned)["n = 1"]
+
+
+CRASH = [
+    ("tokenizer", "create", "mm_utils.py:1540 __init__"),
+    ("scheduler", "open", "mm_utils.py:1564 __setstate__"),
+    ("scheduler", "unlink", "mm_utils.py:1576 materialize"),
+    ("scheduler", "open failed", "mm_utils.py:1564 __setstate__"),
+]
+
+
+def lives_of(verdict: Verdict) -> list[list[tuple[str, str, str]]]:
+    """What happened to each segment's name: who, what, where."""
+    events = [event for event in verdict.events if "name" in event and event["what"] != "semaphore"]
+    names = dict.fromkeys(event["name"] for event in events)
+    return [
+        [(event["role"], event["what"], event["where"]) for event in events if event["name"] == name] for name in names
+    ]
+
+
+def answers_of(verdict: Verdict) -> dict[str, list[str]]:
+    return {event["case"]: event["answers"] for event in verdict.events if event["what"] == "case"}
 
 
 def test_the_pixels_arrive_for_every_sample(fixed_engine):
@@ -64,16 +84,19 @@ def test_the_answers_are_words(fixed_engine):
     assert all(word in vlm.WORDS for word in fixed_engine.answers["n = 1"][0].split())
 
 
-def test_fixed_run(fixed_run):
-    assert fixed_run.returncode == 0, fixed_run.stdout + fixed_run.stderr
-    assert "verdict    survived, as promised" in fixed_run.stdout
-    assert fixed_run.stderr == ""
+def test_the_demo_keeps_both_promises(demo):
+    run, told = demo
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "verdict    crashed, as promised" in told["repro"]
+    assert "verdict    survived, as promised" in told["fixed"]
 
 
 def test_json_verdict_is_complete(repro_json):
     """One object on stdout with all that was promised of it, and this crash is #24231."""
     verdict, run, log = repro_json
-    assert run.stderr == ""
+    assert run.returncode == 0
+    assert len(run.stderr.splitlines()) == 1  # which device, and why
+    assert (verdict["outcome"], verdict["n"], verdict["start_method"]) == ("crashed", 8, "fork")
     assert verdict["error"] == "FileNotFoundError"
     assert verdict["errno"] == 2
     assert verdict["where"] == "mm_utils.py:1564 __setstate__"

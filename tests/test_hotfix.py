@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import pytest
 
 from repro.lab import engine, guard
+from repro.lab.host import Host
 from repro.lab.verdict import Verdict
 from tests import machine, scenes
 
@@ -45,27 +46,38 @@ class Hotfixed:
     said: list[str]
 
 
-def hotfixed(installed, folder, scene, design: str, **arguments) -> Hotfixed:
+@pytest.fixture(scope="module")
+def its_host(installed):
+    """A host that has imported sglang where the distribution is on the path. (sglang loads plugins later.)"""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(installed))
+        host = Host(engine.environment("tiny", engine.CPU))
+    with host:
+        yield host
+
+
+def hotfixed(installed, host, folder, scene, design: str, **arguments) -> Hotfixed:
     log = folder / f"{design or 'default'}.log"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(installed))
         patch.setenv("SGLANG_SHM_HOTFIX", design)
-        verdict = guard.run(scene, Namespace(**arguments), environment=engine.environment("tiny", engine.CPU), log=log)
+        environment = engine.environment("tiny", engine.CPU)
+        verdict = guard.run(scene, Namespace(**arguments), environment=environment, on=host, log=log)
     return Hotfixed(verdict, [line for line in log.read_text().splitlines() if line.startswith(SAYS)])
 
 
 @pytest.fixture(scope="module")
-def with_it(installed, tmp_path_factory):
+def with_it(installed, its_host, tmp_path_factory):
     """The released engine with the hotfix on every case; at last its scheduler is killed with a request in flight."""
     folder = tmp_path_factory.mktemp("with")
-    return hotfixed(installed, folder, scenes.scheduler_killed, "", cases=list(scenes.CASES), n=N)
+    return hotfixed(installed, its_host, folder, scenes.scheduler_killed, "", cases=list(scenes.CASES), n=N)
 
 
 @pytest.fixture(scope="module")
-def switched_off(installed, tmp_path_factory):
+def switched_off(installed, its_host, tmp_path_factory):
     """The released engine with the hotfix installed and off: n = 1, then n = 3."""
     folder = tmp_path_factory.mktemp("off")
-    return hotfixed(installed, folder, scenes.engine_cases, "off", cases=["n = 1", "n = 3"], fixed=False)
+    return hotfixed(installed, its_host, folder, scenes.engine_cases, "off", cases=["n = 1", "n = 3"], fixed=False)
 
 
 def test_switched_off_the_engine_dies_of_n_3(switched_off):

@@ -165,17 +165,20 @@ def _light(color: str) -> float:
     return sum(map(float, re.findall(r"[\d.]+", color)[:3])) / 3
 
 
-def test_a_notebook_that_is_killed_half_way_leaves_nothing_in_shm():
-    """A kernel in the middle of a run, with segments that nobody has consumed, and SIGKILL."""
+@pytest.mark.parametrize("kill", [os.kill, os.killpg])
+def test_a_notebook_that_is_killed_half_way_leaves_nothing(kill, tmp_path):
+    """A kernel in the middle of a run, with segments that nobody has consumed, and SIGKILL: to the kernel alone, or to
+    its process group, as Jupyter does."""
     before = machine.names()
     manager = KernelManager(kernel_name="python3")
-    manager.start_kernel(cwd=str(notebooks.FOLDER))
+    manager.start_kernel(cwd=str(notebooks.FOLDER), env=machine.surroundings(tmp_path))
     client = manager.client()
     client.start_channels()
     client.wait_for_ready(timeout=60)
     client.execute("from repro.lab import pipeline; pipeline.run(n=1, ranks=2, late=3.0)")
     machine.wait_for(lambda: machine.names() - before, 60, "a segment")
-    os.kill(manager.provisioner.process.pid, signal.SIGKILL)
+    kill(manager.provisioner.process.pid, signal.SIGKILL)
     machine.wait_for(lambda: not machine.names() - before, 20, "the segment to go")
+    machine.wait_for(lambda: not list(tmp_path.glob("shm-kit-*")), 20, "the folders to go")
     client.stop_channels()
     manager.shutdown_kernel(now=True)

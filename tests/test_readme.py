@@ -15,9 +15,8 @@ BLOCKS = readme.blocks(TEXT)
 
 
 @pytest.mark.parametrize("side", ["repro", "fixed"])
-def test_transcript_is_fresh(side, request):
-    run = request.getfixturevalue(f"{side}_run")
-    assert transcript.compared(BLOCKS[f"python {side}/crash.py"]) == transcript.compared(run.stdout)
+def test_transcript_is_fresh(side, demo):
+    assert transcript.compared(BLOCKS[f"python {side}/crash.py"]) == transcript.compared(demo[1][side])
 
 
 def test_a_stale_transcript_is_noticed():

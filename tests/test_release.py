@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from repro.lab import engine
+from repro.lab.host import Host
 from tests import machine
 
 RELEASE = "0.5.13"
@@ -23,8 +25,19 @@ def other_release(tmp_path_factory):
     return folder
 
 
-def test_repro_survives_and_says_so(other_release):
-    run = machine.command("repro/crash.py", PYTHONPATH=str(other_release))
+@pytest.fixture(scope="module")
+def its_host(other_release):
+    """A host that has imported that release."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(other_release))
+        patch.syspath_prepend(other_release)
+        host = Host(engine.environment("tiny", engine.CPU))
+    with host:
+        yield host
+
+
+def test_repro_survives_and_says_so(other_release, its_host):
+    run = machine.command("repro/crash.py", on=its_host, PYTHONPATH=str(other_release))
     assert run.returncode == 1, run.stdout + run.stderr
     assert f"sglang {RELEASE}" in run.stdout
     assert "happened   2 answers" in run.stdout
@@ -39,8 +52,10 @@ def test_the_fix_refuses_a_release_that_has_it(other_release):
     assert str(other_release) in run.stderr
 
 
-def test_fixed_refuses_too(other_release, tmp_path):
-    run = machine.command("fixed/crash.py", folder=tmp_path, PYTHONPATH=str(other_release))
+def test_fixed_refuses_too(other_release, its_host, tmp_path):
+    run = machine.command(
+        "fixed/crash.py", "--device", "cpu", folder=tmp_path, on=its_host, PYTHONPATH=str(other_release)
+    )
     assert (run.returncode, run.stdout) == (2, "")
     assert len(run.stderr.splitlines()) == 1
     assert "already fixed" in run.stderr

@@ -9,12 +9,14 @@ dependencies.
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 
 import pytest
 
 from fixed.mutants import MUTANTS
+from repro.lab import engine, guard
 from repro.lab.verdict import AFFECTED
-from tests import machine
+from tests import machine, scenes
 from tests.lifted_upstream import CASES
 
 FIXED = ("0.5.13", "0.5.13.post1", "0.5.14", "0.5.15", "0.5.16", "0.5.18", "0.5.20", "0.5.22", "0.5.23")
@@ -52,19 +54,12 @@ def test_green_on_a_design(outcomes, design):
     assert outcomes[design] == dict.fromkeys(CASES)
 
 
-def test_red_with_the_installed_package_and_green_with_the_fix_applied():
-    """The file itself, on its own, with all of sglang: both in one process, since the import takes most of it."""
-    code = (
-        "import sys, unittest; sys.path.insert(0, 'tests/upstream');"
-        "import test_parallel_sampling_shm_ownership as test; from fixed import detach;"
-        "suite = lambda: unittest.defaultTestLoader.loadTestsFromModule(test);"
-        "before = unittest.TextTestRunner().run(suite()); detach.apply();"
-        "after = unittest.TextTestRunner().run(suite());"
-        "print(before.testsRun, len(before.failures), len(before.errors), after.testsRun, after.wasSuccessful())"
-    )
-    run = machine.command("-c", code)
-    assert run.stdout.split() == ["4", "4", "0", "4", "True"], run.stderr[-2000:]
-    assert run.stderr.count(f" : {SHARED}") == 4
+def test_red_with_the_installed_package_and_green_with_the_fix_applied(host, tmp_path):
+    """The file itself, on its own, with all of sglang imported."""
+    environment, log = engine.environment("tiny", engine.CPU), tmp_path / "log"
+    verdict = guard.run(scenes.upstreams_test, Namespace(n=None), environment=environment, on=host, log=log)
+    assert verdict.answers == {"before": [4, 4, 0], "after": [4, 0, 0]}, log.read_text()[-2000:]
+    assert log.read_text().count(f" : {SHARED}") == 4
 
 
 def test_it_stands_alone():

@@ -37,8 +37,8 @@ def test_about_two_and_a_half_megabytes(built):
 
 
 def test_a_model_that_is_there_is_not_built_again(monkeypatch):
-    monkeypatch.setattr(vlm, "build", lambda folder: pytest.fail("built again"))
     vlm.path()
+    monkeypatch.setattr(vlm.subprocess, "Popen", lambda *_, **__: pytest.fail("built again"))
     assert vlm.path() == vlm.location()
 
 
@@ -51,7 +51,7 @@ def test_a_build_that_fails_leaves_nothing(monkeypatch, tmp_path):
 
     monkeypatch.setattr(vlm, "build", half)
     with pytest.raises(KeyboardInterrupt):
-        vlm.path()
+        vlm.main()
     assert os.listdir(vlm.cache_directory()) == []
 
 

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from repro.lab import preflight
+from repro.lab import device, preflight
+from repro.lab.device import Choice
 from repro.lab.progress import Progress
 from repro.lab.verdict import Outcome, Refused
 
@@ -40,12 +41,14 @@ def run(scene: Callable[[Namespace], Any], arguments: Namespace, promise: Outcom
     preflight.require_parts()
     from repro.lab import engine, guard, report  # only now: they import parts that may be missing
 
-    device = settle(arguments)
+    choice = settle(arguments)
+    if choice.why:
+        print(f"{Path(sys.argv[0]).name}: {on_the_cpu(choice.why, arguments.model)}", file=sys.stderr)
     with Progress(sys.stderr) as progress:
         verdict = guard.run(
             scene,
             arguments,
-            environment=engine.environment(arguments.model, device),
+            environment=engine.environment(arguments.model, choice.device, spawn=arguments.spawn),
             log=arguments.log,
             on_phase=progress.phase,
         )
@@ -58,15 +61,14 @@ def run(scene: Callable[[Namespace], Any], arguments: Namespace, promise: Outcom
     return KEPT if verdict.keeps(promise) else BROKEN
 
 
-def settle(arguments: Namespace) -> Any:
-    """Replace `auto` and the defaults by what is there, check all of it, and return the `engine.Device`."""
+def settle(arguments: Namespace) -> Choice:
+    """Replace `auto` and the defaults by what is there, check all of it, and return the choice of the device. Raises
+    Refused if something that was asked for is not there."""
     from repro.lab import engine
 
-    if arguments.device == "cuda":
-        preflight.require_gpu()
-    device = engine.choose(arguments.device)
-    arguments.device = device.name
-    arguments.model = arguments.model or (engine.TINY if device is engine.CPU else engine.SMALL_VLM)
+    choice = device.choose(arguments.device)
+    arguments.device = choice.device.name
+    arguments.model = arguments.model or engine.default_model(choice.device)
     if arguments.image:
         arguments.image = arguments.image.expanduser().resolve()
         preflight.require_image(arguments.image)
@@ -78,7 +80,12 @@ def settle(arguments: Namespace) -> Any:
         preflight.require_cache()
     else:
         preflight.require_model(arguments.model)
-    return device
+    return choice
+
+
+def on_the_cpu(why: str, model: str) -> str:
+    """The line that says what `auto` has taken, why, and how to get the other."""
+    return f"on the CPU, model {model}: {why}. For CUDA: {device.way_to_cuda()}"
 
 
 def parse(description: str) -> Namespace:
@@ -92,7 +99,8 @@ def parse(description: str) -> Namespace:
         metavar="PATH_OR_ID",
         help="a model's folder, a hub id, or `tiny`, which is built from a seed (default: tiny without a GPU)",
     )
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: %(default)s)")
+    parser.add_argument("--device", choices=device.NAMES, default="auto", help="(default: cuda if it can be used)")
+    parser.add_argument("--spawn", action="store_true", help="on a CPU: start sglang's processes as sglang does")
     parser.add_argument("--json", action="store_true", help="print the verdict as one JSON object and nothing else")
     parser.add_argument("--log", type=Path, metavar="FILE", help="keep what sglang prints in FILE")
     return parser.parse_args()

@@ -22,7 +22,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
-from repro.lab import engine, preflight, vlm
+from repro.lab import device, preflight, vlm
 from repro.lab.command import OneLineParser
 from repro.lab.verdict import AFFECTED, Refused
 
@@ -160,8 +160,11 @@ def shared_memory() -> Check:
 
 
 def gpu() -> Check:
-    """A note without a usable GPU: the CPU does."""
-    return Check("OK", "a usable GPU") if engine.has_usable_gpu() else Check("note", "no GPU", "the CPU is used")
+    """OK if runs take the GPU here; else a note that says why they take the CPU."""
+    why = device.why_no_cuda()
+    return (
+        Check("note", f"{why}, the CPU is used", device.way_to_cuda()) if why else Check("OK", "a GPU, and sgl_kernel")
+    )
 
 
 def browser() -> Check:

@@ -1,72 +1,51 @@
-"""Start sglang's own engine, on a GPU or, with a few different arguments, without one."""
+"""Start sglang's own engine, on a GPU or, with a few different arguments, without one.
+
+On a CPU, sglang is imported once: its scheduler and its detokenizer are forked from the process that has imported it.
+With `spawn`, the three processes are started as sglang starts them, and each imports all of sglang again.
+"""
 
 from __future__ import annotations
 
-import ctypes
 import importlib.util
-from dataclasses import dataclass, field
+import multiprocessing
+import os
 from pathlib import Path
 from typing import Any
 
-from repro.lab import vlm
+from repro.lab import deferred, device, kernel_standin, vlm
+from repro.lab.device import CPU, CUDA, Device
 from repro.lab.recorder import note
+
+__all__ = ["CPU", "CUDA", "SMALL_VLM", "TINY", "Device", "arguments", "environment", "import_sglang", "start"]
 
 SMALL_VLM = "Qwen/Qwen2.5-VL-3B-Instruct"
 TINY = "tiny"
-TINY_NEEDS = {"qwen2", "qwen2_vl", "qwen2_5_vl", "registry", "utils", "__init__"}
-
-
-@dataclass(frozen=True)
-class Device:
-    """What has to be said to sglang for one kind of device: arguments of `Engine`, environment of its process."""
-
-    name: str
-    arguments: dict[str, Any]
-    environment: dict[str, str] = field(default_factory=dict)
-
-
-CUDA = Device("cuda", {"device": "cuda"})
-CPU = Device(
-    "cpu",
-    {
-        "device": "cpu",
-        "attention_backend": "torch_native",
-        "grammar_backend": "none",
-        "dtype": "float32",
-        "disable_overlap_schedule": True,
-        "max_total_tokens": 16384,
-    },
-    {
-        "SGLANG_USE_CPU_ENGINE": "1",
-        "CUDA_VISIBLE_DEVICES": "",
-        "TORCHDYNAMO_DISABLE": "1",  # else the first request spends 28 s in the compiler
-    },
-)
+TINY_NEEDS = {"qwen2", "qwen2_vl", "qwen2_5_vl", "registry", "utils", "qwen_vl", "base_processor", "__init__"}
+MODELS, PROCESSORS = "sglang.srt.models", "sglang.srt.multimodal.processors"
+START_METHOD = "SGLANG_SHM_KIT_START_METHOD"  # environment variable: how the engine's processes are started
 EVERYWHERE = {"enable_multimodal": True, "skip_server_warmup": True, "disable_cuda_graph": True, "random_seed": 0}
 
 
-def has_usable_gpu() -> bool:
-    """Whether the CUDA driver is there and counts at least one device. Does not import torch."""
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return False
-    count = ctypes.c_int(0)
-    return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+def default_model(device: Device) -> str:
+    """The model that a run takes if none is named."""
+    return TINY if device is CPU else SMALL_VLM
 
 
-def choose(device: str) -> Device:
-    """The `Device` for `auto`, `cpu` or `cuda`. Raises KeyError for any other name."""
-    if device == "auto":
-        device = "cuda" if has_usable_gpu() else "cpu"
-    return {"cpu": CPU, "cuda": CUDA}[device]
-
-
-def environment(model: str, device: Device) -> dict[str, str]:
-    """What the engine's process has to find in its environment, besides what is there already."""
-    if model != TINY:
-        return device.environment
-    return {**device.environment, "HF_HUB_OFFLINE": "1", "SGLANG_DISABLED_MODEL_ARCHS": ",".join(_unused_models())}
+def environment(model: str, device: Device, *, spawn: bool = False) -> dict[str, str]:
+    """What the engine's process has to find in its environment, besides what is there already. With `spawn`, and on a
+    GPU, sglang's processes are started as sglang starts them, and nothing that they import is put off."""
+    given = dict(device.environment)
+    if model == TINY:
+        given |= {"HF_HUB_OFFLINE": "1", "SGLANG_DISABLED_MODEL_ARCHS": ",".join(_unused(MODELS))}
+    if spawn or device is not CPU:
+        return {**given, START_METHOD: "spawn"}
+    put_off = [*deferred.UNUSED, *(f"{PROCESSORS}.{name}" for name in _unused(PROCESSORS) if model == TINY)]
+    return {
+        **given,
+        START_METHOD: "fork",
+        deferred.NAMES: ",".join(put_off),
+        "OPENBLAS_NUM_THREADS": "1",  # else numpy starts threads, and who has threads must not fork
+    }
 
 
 def arguments(model: str, device: Device) -> dict[str, Any]:
@@ -75,27 +54,56 @@ def arguments(model: str, device: Device) -> dict[str, Any]:
     return {"model_path": folder, **EVERYWHERE, **device.arguments}
 
 
-def start(model: str, device: str, **more: Any) -> Any:
-    """A running `sglang.Engine`, with `more` arguments if there are any. To be called in a child only (see `guard`):
-    if its scheduler dies, sglang kills the calling process and everything below it."""
+def start(model: str, name: str, **more: Any) -> Any:
+    """A running `sglang.Engine` on the device of that name, with `more` arguments if there are any. To be called in a
+    child only (see `guard`): if its scheduler dies, sglang kills the calling process and everything below it."""
     note("phase", phase="model")
-    given = arguments(model, choose(device))
+    builder = vlm.builder() if model == TINY else None  # builds while this process imports
     note("phase", phase="import")
-    import sglang
-
+    sglang = import_sglang()
+    if builder and builder.wait():
+        raise OSError(f"the tiny model could not be built: its builder exited with {builder.returncode}")
     note("phase", phase="boot")
-    engine = sglang.Engine(**{**given, **more})
+    engine = sglang.Engine(**{**arguments(model, device.DEVICES[name]), **more})
+    note("start_method", method=multiprocessing.get_start_method())
     note("phase", phase="generate")
     return engine
 
 
-def _unused_models() -> list[str]:
-    """The modules of `sglang.srt.models` that the tiny model does not need (sglang's own switch skips them)."""
+def import_sglang() -> Any:
+    """The package sglang. If its processes are to be forked, everything that they need of it is imported now."""
+    if os.environ.get("SGLANG_USE_CPU_ENGINE") == "1":
+        kernel_standin.install_if_missing()
+    forks = os.environ.get(START_METHOD) == "fork"
+    if forks:
+        deferred.install()
+        _fork_where_sglang_spawns()
+    import sglang
+    import sglang.srt.entrypoints.engine
+
+    if forks:
+        from sglang.srt.managers.multimodal_processor import import_processors
+
+        import_processors(PROCESSORS)
+        importlib.import_module(f"{MODELS}.registry")
+    return sglang
+
+
+def _fork_where_sglang_spawns() -> None:
+    """From now on, `multiprocessing.set_start_method("spawn")`, which sglang calls before it starts its processes, sets
+    `fork`; but not in a process that has more than one thread: the child would wait for locks that nobody frees."""
+    original = multiprocessing.set_start_method
+
+    def set_start_method(method: str | None, force: bool = False) -> None:
+        chosen = "fork" if method == "spawn" and len(os.listdir("/proc/self/task")) == 1 else method
+        original(chosen, force=force)
+
+    multiprocessing.set_start_method = set_start_method
+
+
+def _unused(package: str) -> list[str]:
+    """The modules of a package of sglang that the tiny model does not need."""
     spec = importlib.util.find_spec("sglang")
     roots = spec.submodule_search_locations if spec else []
-    return sorted(
-        module.stem
-        for root in roots
-        for module in Path(root, "srt", "models").glob("*.py")
-        if module.stem not in TINY_NEEDS
-    )
+    places = [Path(root, *package.split(".")[1:]) for root in roots]
+    return sorted({module.stem for place in places for module in place.glob("*.py")} - TINY_NEEDS)

@@ -48,14 +48,6 @@ def require_image(path: Path) -> None:
         raise Refused(f"cannot read {path} as an image ({_one_line(error)}): give a whole PNG or JPEG file") from None
 
 
-def require_gpu() -> None:
-    """Raise Refused unless a CUDA device can be used."""
-    from repro.lab.engine import has_usable_gpu
-
-    if not has_usable_gpu():
-        raise Refused("--device cuda, but the CUDA driver finds no GPU here: use --device cpu")
-
-
 def require_model(model: str) -> None:
     """Raise Refused unless `model` is a folder with a config.json, or an id whose config.json can be had."""
     folder = Path(model).expanduser()

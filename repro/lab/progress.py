@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import TextIO
 
 SAYS = {
-    "start": "starting",
+    "start": "starting: sglang is imported first",
     "model": "looking for the model",
     "import": "importing sglang",
     "boot": "booting sglang: tokenizer, scheduler, detokenizer",

@@ -23,6 +23,7 @@ from typing import Any
 
 SHM = "/dev/shm"
 EVENTS_FILE = "SGLANG_SHM_KIT_EVENTS"  # environment variable: the file that a guarded run's processes append to
+LEDGER = "SGLANG_SHM_KIT_LEDGER"  # environment variable: a file that gets every name made, for more than one run
 NAMING = ("create", "link")  # what makes a name
 
 
@@ -144,6 +145,12 @@ def read(path: Path) -> list[Event]:
     return sorted(events, key=lambda event: event.at)
 
 
+def file_name(what: str, name: str) -> str:
+    """The entry in /dev/shm that an event `what` about `name` made. (The library puts `sem.` before a semaphore's.)"""
+    name = name.removeprefix("/")
+    return f"sem.{name}" if what == "semaphore" else name
+
+
 def role() -> str:
     """What this process is to sglang: `tokenizer`, `scheduler`, `detokenizer`, ... (its title says so)."""
     if _account.role:
@@ -253,6 +260,8 @@ def _event(what: str, name: str, *, at: float | None = None, **fields: Any) -> N
     at = began if at is None else at
     event = Event(at, os.getpid(), role(), what, name, _account.send, where=_caller(), **fields)
     note(**{key: value for key, value in vars(event).items() if value is not None})
+    if what in (*NAMING, "semaphore") and (ledger := os.environ.get(LEDGER)):
+        _write(ledger, [{"name": file_name(what, name)}])
     if _account.react:
         _account.react(event)
     _account.spent += time.monotonic() - began

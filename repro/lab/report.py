@@ -19,7 +19,8 @@ def text(verdict: Verdict, promise: Outcome) -> str:
 
 
 def _lines(verdict: Verdict, promise: Outcome) -> Iterator[str]:
-    yield f"one image, n = {verdict.n}, sglang {verdict.release}, {verdict.device}, model {verdict.model}"
+    started = f", processes by {verdict.start_method}" if verdict.start_method else ""
+    yield f"one image, n = {verdict.n}, sglang {verdict.release}, {verdict.device}, model {verdict.model}{started}"
     yield f"promised   {PROMISES[promise].format(n=verdict.n)}"
     yield f"happened   {_happened(verdict)}"
     if verdict.answers is not None:

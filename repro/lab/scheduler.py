@@ -72,7 +72,8 @@ class Barrier:
 
 def serve(place: Place, control: Connection, barrier: Barrier, release: str) -> None:
     """Run sessions until the control pipe is closed. The target of the process. `release` is lifted beforehand."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the tokenizer's process; the closed pipe ends this one
+    os.setsid()  # Ctrl-C, and the SIGKILL of a whole group by Jupyter, are for the tokenizer's process. The pipe that
+    # closes then ends this one, which removes what that process could not.
     context = zmq.Context()
     inbox, outbox = context.socket(zmq.PULL), context.socket(zmq.PUSH)
     inbox.bind(place.inbox)

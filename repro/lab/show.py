@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import subprocess
 import sys
 from argparse import Namespace
@@ -12,8 +14,9 @@ from typing import Any
 from IPython.display import SVG, clear_output
 
 from repro.lab import child, engine, guard, picture, report, transcript
-from repro.lab.command import PROMPT
+from repro.lab.command import PROMPT, on_the_cpu, settle
 from repro.lab.guard import ROOT
+from repro.lab.host import Host
 from repro.lab.pipeline import Run
 from repro.lab.progress import SAYS
 from repro.lab.verdict import Outcome, Verdict
@@ -41,21 +44,35 @@ def command(line: str) -> None:
 
 def script(path: str, promise: Outcome, *, n: int = 2) -> Verdict:
     """Run the scene of `repro/crash.py` or `fixed/crash.py` on the real engine, in a child, with its phases shown
-    while they last; print and return the verdict. Raises AssertionError if the promise is not kept."""
-    device = engine.choose("auto")
-    model = engine.TINY if device is engine.CPU else engine.SMALL_VLM
-    arguments = Namespace(n=n, image=None, prompt=PROMPT, model=model, device=device.name)
+    while they last; print and return the verdict. Raises AssertionError if the promise is not kept.
+
+    The first call starts a host, which imports sglang. Each later call in the same kernel takes about three seconds.
+    """
+    arguments = Namespace(n=n, image=None, prompt=PROMPT, model=None, device="auto", log=None)
+    choice = settle(arguments)
 
     def live(phase: str) -> None:
         clear_output(wait=True)
         print(f"{SAYS.get(phase, phase)} ...")
 
+    live("import")
     scene = child.load(ROOT / path, "scene")
-    verdict = guard.run(scene, arguments, environment=engine.environment(model, device), on_phase=live)
+    environment = engine.environment(arguments.model, choice.device)
+    verdict = guard.run(scene, arguments, environment=environment, on=_host(), on_phase=live)
     clear_output(wait=True)
+    if choice.why:
+        print(on_the_cpu(choice.why, arguments.model))
     print(transcript.shown(report.text(verdict, promise)), end="")
     assert verdict.keeps(promise), f"{path} promised {promise!r}"
     return verdict
+
+
+@functools.cache
+def _host() -> Host:
+    """This kernel's host. It ends with the kernel."""
+    host = Host(engine.environment(engine.TINY, engine.CPU))
+    atexit.register(host.close)
+    return host
 
 
 @contextlib.contextmanager

@@ -37,7 +37,8 @@ class Verdict:
 
     `answers` is what the scene returned (for a request: its texts). `error`, `errno`, `segment` and `where`
     (`file:line function`) are read from what the dying process printed; `frames` are its last frames verbatim.
-    `events` is the recorder's account of the shared-memory names, `died` who ended and by what.
+    `events` is the recorder's account of the shared-memory names, `died` who ended and by what. `start_method` is how
+    sglang's processes were started: `fork` (one import for all) or `spawn` (as sglang does).
     """
 
     outcome: Outcome
@@ -50,6 +51,7 @@ class Verdict:
     release: str | None = None
     device: str | None = None
     model: str | None = None
+    start_method: str | None = None
     seconds: Seconds = field(default_factory=Seconds)
     leftovers: Leftovers = field(default_factory=Leftovers)
     message: str | None = None

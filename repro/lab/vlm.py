@@ -10,10 +10,13 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parents[2]
 SEED = 24231
 WORDS = """
     apple amber autumn bird blue boat bread bridge bright brown candle castle cat chair city clear cloud coast
@@ -75,14 +78,28 @@ def location() -> Path:
 
 
 def path() -> Path:
-    """The folder of the tiny VLM (about 2.5 MB), built now if it is not there yet.
+    """The folder of the tiny VLM (about 2.5 MB), built now if it is not there yet. Raises OSError if it cannot be."""
+    process = builder()
+    if process and process.wait():
+        raise OSError(f"the tiny model could not be built: its builder exited with {process.returncode}")
+    return location()
+
+
+def builder() -> subprocess.Popen | None:
+    """A process that is building the tiny VLM; None if it is built. Not this process: to build is to compute, and who
+    has computed must not fork any more (the threads of libgomp are not in the child)."""
+    if location().is_dir():
+        return None
+    return subprocess.Popen([sys.executable, "-m", "repro.lab.vlm"], cwd=ROOT, stdin=subprocess.DEVNULL)
+
+
+def main() -> None:
+    """Build the tiny VLM where it belongs.
 
     It is built beside its place and renamed into it, so a folder of that name is always a whole model.
     Raises OSError if the cache directory cannot be written.
     """
     place = location()
-    if place.is_dir():
-        return place
     place.parent.mkdir(parents=True, exist_ok=True)
     scaffold = Path(tempfile.mkdtemp(prefix=".building-", dir=place.parent))
     try:
@@ -94,7 +111,6 @@ def path() -> Path:
                 raise
     finally:
         shutil.rmtree(scaffold, ignore_errors=True)
-    return place
 
 
 def build(folder: Path) -> None:
@@ -173,3 +189,7 @@ def _tokenizer():
     )
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
+
+
+if __name__ == "__main__":
+    main()

@@ -6,7 +6,8 @@ it holds one end of a pipe to the script, so it learns at once when the script i
 after any other end, it kills what is left, unlinks the names that this run created, and removes the run's folder.
 
 It reads a `Task` (one JSON line) from standard input and writes JSON lines to standard output: a line for each
-phase of the child, and a last one, the `Report`.
+phase of the child, and a last one, the `Report`. A warden is a process of its own (`main`), or one that a host has
+forked (`repro/lab/host.py`): then the child is forked, too, and has sglang already.
 """
 
 from __future__ import annotations
@@ -17,17 +18,16 @@ import os
 import select
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import psutil
 
 from repro.lab.kernel import SHM
-from repro.lab.recorder import NAMING
+from repro.lab.recorder import NAMING, file_name
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 GRACE = 3.0  # seconds for the rest of a dying tree to go by itself
@@ -36,9 +36,10 @@ TICK = 0.02
 
 @dataclass(frozen=True)
 class Task:
-    """What to run and for how long. `limits` maps `boot` and `generate` to seconds; `folder` is removed at the end."""
+    """What to run and for how long: the function `scene` (file and name) with the arguments `given` (JSON). `limits`
+    maps `boot` and `generate` to seconds; `folder` is removed at the end."""
 
-    command: list[str]
+    scene: tuple[str, str]
     given: str
     environment: dict[str, str]
     events: str
@@ -64,33 +65,63 @@ class Report:
 
 
 def main() -> None:
-    """Run one task from standard input."""
+    """Run one task from standard input, in a child that is a Python of its own."""
+    task = read_task()
+    child = start(task)
+    if not child:
+        os.execve(sys.executable, [sys.executable, "-m", "repro.lab.child", *task.scene], task.environment)
+    watch(task, child)
+
+
+def read_task() -> Task:
+    """The task from standard input, when this process has become what a warden is."""
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     line = bytearray()
     while not line.endswith(b"\n"):
         line += os.read(0, 1 << 20) or sys.exit()
-    report = Watch(Task(**json.loads(line))).run()
-    _say(report=asdict(report))
+    return Task(**json.loads(line))
+
+
+def start(task: Task) -> int:
+    """Fork the child. Returns its pid; and 0 in the child itself, which then leads a session of its own, dies with the
+    warden, reads the scene's arguments from standard input and prints into the log."""
+    Path(task.events).touch()
+    given = Path(task.folder, "arguments.json")
+    given.write_text(task.given, encoding="utf-8")
+    child = os.fork()
+    if not child:
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        os.setsid()
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        log = os.open(task.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+        for stream, standard in ((os.open(given, os.O_RDONLY), 0), (log, 1), (log, 2)):
+            os.dup2(stream, standard)
+    return child
+
+
+def watch(task: Task, child: int) -> None:
+    """Follow the child to its end, clean up, and say the report."""
+    with open(task.events, "rb") as events:  # open to the end: so it can be seen that the folder is in use
+        _say(report=asdict(Watch(task, child, events).run()))
 
 
 class Watch:
     """One task under way."""
 
-    def __init__(self, task: Task) -> None:
-        self.task = task
+    def __init__(self, task: Task, child: int, events: BinaryIO) -> None:
+        self.task, self.child, self.events = task, child, events
+        self.began = time.monotonic()
         self.report = Report(ended="")
         self.titles: dict[int, str] = {}
         self.statuses: dict[int, int] = {}
-        self.deadline = float("inf")
+        self.deadline = self.began + task.limits["boot"]
         self.next_look = 0.0
-        self.unread = 0
+        self.part = b""
 
     def run(self) -> Report:
-        """Start the child, follow it to its end, clean up, and return what was seen."""
+        """Follow the child to its end, clean up, and return what was seen."""
         try:
-            Path(self.task.events).touch()
-            self._start()
             self._follow()
             self._note_survivors(GRACE if self.report.ended == "exited" else 0.0)
             self._kill()
@@ -100,24 +131,6 @@ class Watch:
             self._kill()
             shutil.rmtree(self.task.folder, ignore_errors=True)
         return self.report
-
-    def _start(self) -> None:
-        with open(self.task.log, "wb") as log:
-            self.began = time.monotonic()
-            self.deadline = self.began + self.task.limits["boot"]
-            child = subprocess.Popen(
-                self.task.command,
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                env=self.task.environment,
-                start_new_session=True,
-                preexec_fn=_die_with_parent,
-            )
-        self.child = child.pid
-        self.popen = child  # kept: a Popen that is collected would reap the child behind our back
-        child.stdin.write(self.task.given.encode())
-        child.stdin.close()
 
     def _follow(self) -> None:
         while not self.report.ended:
@@ -133,12 +146,7 @@ class Watch:
         self.report.seconds["exit"] = time.monotonic() - self.began
 
     def _read_events(self) -> None:
-        with open(self.task.events, "rb") as file:
-            file.seek(self.unread)
-            whole = file.read().rpartition(b"\n")[0]
-        if not whole:
-            return
-        self.unread += len(whole) + 1
+        whole, _, self.part = (self.part + self.events.read()).rpartition(b"\n")
         for event in map(json.loads, whole.splitlines()):
             self.report.events.append(event)
             if event["what"] == "answers":
@@ -147,6 +155,7 @@ class Watch:
                 self.report.seconds[event["phase"]] = event["at"] - self.began
                 if event["phase"] == "generate":
                     self.deadline = event["at"] + self.task.limits["generate"]
+                self.next_look = 0.0
                 _say(phase=event["phase"])
 
     def _look(self) -> None:
@@ -165,8 +174,6 @@ class Watch:
             if not pid:
                 return
             self.statuses[pid] = os.waitstatus_to_exitcode(status)
-            if pid == self.child:
-                self.popen.returncode = self.statuses[pid]
 
     def _note_survivors(self, grace: float) -> None:
         until = time.monotonic() + grace
@@ -208,20 +215,11 @@ class Watch:
     def _sweep(self) -> None:
         """Unlink the names that this run created and that are still there; nothing else in /dev/shm is touched."""
         created = [event for event in self.report.events if event["what"] in (*NAMING, "semaphore")]
-        files = dict.fromkeys(_file_of(event) for event in created)
+        files = dict.fromkeys(SHM / file_name(event["what"], event["name"]) for event in created)
         self.report.segments = [file.name for file in files if file.exists()]
         for file in files:
             file.unlink(missing_ok=True)
         self.report.remaining += [file.name for file in files if file.exists()]
-
-
-def _file_of(event: dict[str, Any]) -> Path:
-    name = event["name"].removeprefix("/")
-    return SHM / (f"sem.{name}" if event["what"] == "semaphore" else name)
-
-
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def _descendants() -> list[psutil.Process]:
