@@ -21,9 +21,13 @@ def blocks(readme: str) -> dict[str, str]:
     return {block["command"]: block["output"] for block in BLOCK.finditer(readme)}
 
 
-def refreshed(readme: str) -> str:
-    """`readme` with every block as the command prints it now."""
-    return BLOCK.sub(lambda block: f"{block[1]}{shown(output_of(block['command']))}{block[4]}", readme)
+def refreshed(readme: str, only: str = "") -> str:
+    """`readme` with each block, whose command contains `only`, as the command prints it now."""
+
+    def now(block: re.Match[str]) -> str:
+        return f"{block[1]}{shown(output_of(block['command']))}{block[4]}" if only in block["command"] else block[0]
+
+    return BLOCK.sub(now, readme)
 
 
 def output_of(command: str) -> str:
@@ -34,9 +38,9 @@ def output_of(command: str) -> str:
 
 
 def main() -> None:
-    """Refresh README.md in place."""
+    """Refresh README.md in place: `python -m scripts.readme [PART OF A COMMAND]`."""
     path = ROOT / "README.md"
-    path.write_text(refreshed(path.read_text()))
+    path.write_text(refreshed(path.read_text(), *sys.argv[1:2]))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import re
@@ -15,8 +16,11 @@ import pytest
 from tests import own_shm
 
 PRIVATE = not os.environ.get("KIT_TESTS_SHARE_SHM") and own_shm.enter()  # first: before anything looks at /dev/shm
+FOLDER = tempfile.mkdtemp(prefix="kit-")  # for the temporary files of this run of the suite alone
+atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)  # first: so multiprocessing tidies up before that
 
 from repro.lab import engine, guard, recorder  # noqa: E402
+from repro.lab.bench import bench  # noqa: E402
 from repro.lab.host import ADDRESS, Host  # noqa: E402
 from tests import machine, scenes  # noqa: E402
 
@@ -33,34 +37,46 @@ BOOTS = {
     "other_release",
 }
 BROWSES = {"page", "lab"}
+ENGINE_FILES = {f"test_{name}" for name in "engine host hotfix provenance readme release stop upstream".split()}
+ORDER = ["engine", "test_notebooks", "test_clinic", "test_designs", "test_browser", "test_lab"]
 
 
 def pytest_configure(config):
-    """A temporary folder for this run of the suite alone, and a ledger of the names that it makes."""
+    """Temporary files go into the suite's own folder; so does a ledger of the names that it makes, if it needs one."""
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
-    config.kit_folder = tempfile.mkdtemp(prefix="kit-")
-    tempfile.tempdir = os.environ["TMPDIR"] = config.kit_folder
+    tempfile.tempdir = os.environ["TMPDIR"] = FOLDER
     if not PRIVATE:
-        os.environ[recorder.LEDGER] = f"{config.kit_folder}/ledger"
+        os.environ[recorder.LEDGER] = f"{FOLDER}/ledger"
         Path(os.environ[recorder.LEDGER]).touch()
     os.environ.pop(ADDRESS, None)
 
 
-def pytest_unconfigure(config):
-    """What the tests have left in their temporary folder is a fault of the kit's."""
-    shutil.rmtree(config.kit_folder, ignore_errors=True)
-
-
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items):
-    """Tests that need an engine are marked, and run in one process, as do those of one file: they share their runs."""
+    """Tests that need an engine or a browser are marked. What takes longest comes first, so that two workers end at
+    about the same time."""
     for item in items:
         if BOOTS & set(item.fixturenames):
             item.add_marker("engine")
         if BROWSES & set(item.fixturenames):
             item.add_marker("browser")
-        boots = item.get_closest_marker("engine")
-        item.add_marker(pytest.mark.xdist_group("engine" if boots else item.path.stem))
+    items.sort(key=lambda item: ORDER.index(run_of(item.nodeid)) if run_of(item.nodeid) in ORDER else len(ORDER))
+
+
+def run_of(nodeid: str) -> str:
+    """What a test shares its runs with: the other tests of its file; all that boot engines are one file to this end."""
+    file = Path(nodeid.partition("::")[0]).stem
+    return "engine" if file in ENGINE_FILES else file
+
+
+def pytest_xdist_make_scheduler(config, log):
+    """Tests that share runs go to one worker, so that each run is made once."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByRun(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return run_of(nodeid)
+
+    return ByRun(config, log)
 
 
 @pytest.fixture(autouse=True)
@@ -72,11 +88,11 @@ def nothing_left_in_shm():
 
 
 @pytest.fixture(autouse=True, scope="session")
-def no_temporary_folder_left(pytestconfig):
+def no_temporary_folder_left():
     """Whatever the suite does, no temporary folder of the kit is left at its end."""
     yield
-    place = Path(pytestconfig.kit_folder)
-    machine.wait_for(lambda: not list(place.glob("shm-kit-*")), 5, f"the kit's folders in {os.listdir(place)} to go")
+    bench.close()
+    machine.wait_for(lambda: not list(Path(FOLDER).glob("shm-kit-*")), 5, f"folders to go, of {os.listdir(FOLDER)}")
 
 
 @pytest.fixture(scope="session")

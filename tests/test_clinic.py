@@ -17,7 +17,7 @@ from fixed import clinic
 from fixed.clinic import __main__ as command
 from fixed.clinic import chart, goals, table
 from fixed.clinic.prices import between
-from fixed.clinic.rows import Row, code_lines
+from fixed.clinic.rows import NS, SIZES, Row, code_lines
 from fixed.designs import DESIGNS, Design, pure_wrap
 from fixed.mutants import AS_RELEASED, MUTANTS
 from repro.lab import __main__ as lab
@@ -26,15 +26,17 @@ from repro.lab.pipeline import run
 from scripts import readme
 from tests import machine
 
+README = (machine.ROOT / "README.md").read_text()
 COMMAND = "python -m fixed.clinic --chart notebooks/pictures/clinic.svg"
 FIELDS = "design n size correct crashed leaked dispatch_ms floor_ms bytes_copied shm_peak_bytes feature_bytes".split()
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """README's command, with another place for the chart."""
+    """README's command with less to price: neither n nor the size changes what is right, or left, or too much."""
     drawing = tmp_path_factory.mktemp("chart") / "clinic.svg"
-    return machine.command("-m", "fixed.clinic", "--chart", drawing), drawing.read_text()
+    run = machine.command("-m", "fixed.clinic", "--n", 2, 8, "--size", 56, 112, "--chart", drawing)
+    return run, drawing.read_text()
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +50,22 @@ def rows():
 
 
 def test_readme_shows_what_it_prints(whole):
+    """The table of what is right and what is left, word by word; the prices' rows, and the goals, by their names."""
     run, _ = whole
     assert (run.returncode, run.stderr) == (0, "")
-    shown = readme.blocks((machine.ROOT / "README.md").read_text())[COMMAND]
-    assert transcript.without_measurements(shown) == transcript.without_measurements(run.stdout)
+    shown, now = (told.split("\n\n") for told in (readme.blocks(README)[COMMAND], run.stdout))
+    health, prices, *goals = (transcript.without_measurements(part) for part in shown)
+    assert health == transcript.without_measurements(now[0])
+    assert prices.splitlines()[0] == transcript.without_measurements(now[1]).splitlines()[0]
+    rows = [tuple(line.split()[:3]) for line in prices.splitlines()[1:-1]]
+    assert rows == [(design.name, str(n), str(size)) for size in SIZES for n in NS for design in DESIGNS]
+    told = {_goal(line) for part in now[2:] for line in part.splitlines()}
+    assert told <= {_goal(line) for part in goals for line in part.splitlines()}
+
+
+def _goal(line: str) -> str:
+    """A line about a goal, without the run that it was measured in and without what was measured."""
+    return re.sub(r"n = \d+, \d+ x \d+", "n = _, _ x _", transcript.without_measurements(line))
 
 
 def test_only_the_linked_design_leaves_nothing_and_needs_little_room(whole):
@@ -65,15 +79,16 @@ def test_only_the_linked_design_leaves_nothing_and_needs_little_room(whole):
 
 
 def test_a_stale_table_is_noticed():
-    shown = readme.blocks((machine.ROOT / "README.md").read_text())[COMMAND]
+    shown = readme.blocks(README)[COMMAND]
     for old, new in [("SIGBUS", "8 answers"), ("crash", "yes"), ("one_segment_many_names", "two_segments")]:
         assert transcript.without_measurements(shown.replace(old, new)) != transcript.without_measurements(shown)
 
 
 def test_the_charts_say_what_they_draw(whole):
-    for svg in (whole[1], (machine.ROOT / "notebooks/pictures/clinic.svg").read_text()):
+    kept = (machine.ROOT / "notebooks/pictures/clinic.svg").read_text()
+    for svg, n in ((whole[1], 8), (kept, 32)):
         described = re.search("<desc>(.*?)</desc>", svg, re.DOTALL)[1]
-        assert all(f"{design.name}, n = 32" in described for design in DESIGNS)
+        assert all(f"{design.name}, n = {n}" in described for design in DESIGNS)
         assert "floor: " in described
 
 

@@ -213,7 +213,7 @@ def test_a_killed_scheduler_leaves_only_what_it_was_sent(moment, at):
 
 def test_nothing_is_left_when_the_tokenizer_is_killed_after_its_scheduler():
     """By SIGKILL, alone: the resource tracker knows every name. (The other ends are columns of the clinic's table.)"""
-    assert exits.leaked("by_sigkill")[ONE_SEGMENT.name] == 0
+    assert exits.leaked("by_sigkill", [ONE_SEGMENT]) == {ONE_SEGMENT.name: 0}
 
 
 def test_the_client_may_stop_listening():

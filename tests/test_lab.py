@@ -18,7 +18,7 @@ from repro.lab import small_shm
 from repro.lab.pipeline import run
 from repro.lab.request import make_request
 from repro.lab.verdict import Refused
-from tests import machine, scenes
+from tests import machine
 
 LAST, FIXED, CONTAINED = "0.5.12.post1", "0.5.13", "0.5.23"
 
@@ -26,43 +26,6 @@ LAST, FIXED, CONTAINED = "0.5.12.post1", "0.5.13", "0.5.23"
 def batch(prompts: int, feature: str = "tensor", **more):
     """Requests for a batch of prompts, each with pixels of its own."""
     return [make_request(feature, rid=f"request-{i}", seed=10 * i, **more) for i in range(prompts)]
-
-
-# Provenance: on every case that both can run, lab and engine give the same verdict.
-
-LAB_CASES = {
-    case: dict(request=batch(max(1, len(colours)), "tensor" if colours else "text"), n=n)
-    for case, (colours, n) in scenes.CASES.items()
-}
-
-
-def fresh(case: str) -> dict:
-    knobs = LAB_CASES[case]
-    return {**knobs, "request": copy.deepcopy(knobs["request"])}
-
-
-@pytest.mark.parametrize("case", scenes.CASES)
-def test_fixed_lab_agrees_with_the_fixed_engine(case, fixed_engine):
-    lab = run(**fresh(case), prepare=detach)
-    assert lab.verdict.outcome == fixed_engine.outcome == "survived"
-    assert len(lab.verdict.answers) == len(fixed_engine.answers[case])
-    assert lab.faults() == []
-
-
-@pytest.mark.parametrize("case", ["n = 1", "another image", "text only, n = 4"])
-def test_lab_agrees_with_what_the_released_engine_survives(case, released):
-    answered = {event["case"]: event["answers"] for event in released("n = 2").events if event["what"] == "case"}
-    lab = run(**fresh(case))
-    assert lab.verdict.outcome == "survived"
-    assert len(lab.verdict.answers) == len(answered[case])
-
-
-@pytest.mark.parametrize("case", ["n = 2", "n = 3", "n = 8", "two prompts, n = 2"])
-def test_lab_agrees_with_how_the_released_engine_dies(case, released):
-    engine, lab = released(case), run(**fresh(case)).verdict
-    for what in ("outcome", "error", "errno", "where"):
-        assert getattr(lab, what) == getattr(engine, what), what
-    assert lab.life_of_segment() == engine.life_of_segment() == ["create", "open", "unlink", "open failed"]
 
 
 @pytest.mark.parametrize(("side", "prepare"), [("repro", None), ("fixed", detach)])

@@ -13,11 +13,13 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from fixed.designs import DESIGNS, Design
 from fixed.mutants import AS_RELEASED, MUTANTS
+from repro.lab.bench import bench
 from repro.lab.guard import ROOT
 from repro.lab.kernel import SHM
 
@@ -26,19 +28,25 @@ KILL = "sglang.srt.utils.common.kill_process_tree"
 ALL = (AS_RELEASED, *DESIGNS, *MUTANTS)
 
 
-def leaked(ending: str) -> dict[str, int]:
+def leaked(ending: str, designs: Sequence[Design] = ALL) -> dict[str, int]:
     """How many names each design leaves when the tokenizer ends so, by the design's name. They are removed. Designs
     that stand around `kill_process_tree` end by themselves: they may not tidy up for others."""
-    tidy = [design.name for design in ALL if KILL in design.hooks]
-    others = [design.name for design in ALL if design.name not in tidy]
+    tidy = [design.name for design in designs if KILL in design.hooks]
+    others = [design.name for design in designs if design.name not in tidy]
     with ThreadPoolExecutor(2) as two:
         left, left_by_tidy = two.map(_leaked, (ending, ending), (others, tidy))
     return left | left_by_tidy
 
 
 def _leaked(ending: str, designs: Sequence[str]) -> dict[str, int]:
+    if not designs:
+        return {}
     command = [sys.executable, "-m", "fixed.clinic.exits", ending, *designs]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)  # until the tracker, too, is gone
+    with tempfile.TemporaryDirectory(
+        prefix="shm-kit-", ignore_cleanup_errors=True
+    ) as folder:  # killed, they leave files
+        surroundings = {**os.environ, "TMPDIR": folder}  # run returns when the tracker, which has the pipe, is gone
+        ended = subprocess.run(command, cwd=ROOT, env=surroundings, capture_output=True, text=True)
     if not ended.stdout:
         raise RuntimeError(f"{' '.join(command[1:])} said nothing: {ended.stderr[-500:]}")
     made = {design: [SHM / name.lstrip("/") for name in names] for design, names in json.loads(ended.stdout).items()}
@@ -60,6 +68,7 @@ def names_of(design: Design) -> list[str]:
 def main() -> None:
     """Make the names, say which, and end."""
     ending, *names = sys.argv[1:]
+    bench.warm_up()
     designs = [design for design in ALL if design.name in names]
     print(json.dumps({design.name: names_of(design) for design in designs}), flush=True)
     if ending == "by_sigkill":

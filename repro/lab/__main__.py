@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from repro.lab import pipeline, request, source, standins
+from repro.lab.bench import bench
 from repro.lab.command import OneLineParser, count
 from repro.lab.verdict import Refused
 
@@ -35,6 +36,9 @@ def main() -> int:
 
 def experiment(arguments: Namespace) -> None:
     """Run one experiment and print it."""
+    source.read(arguments.release, source.TOKENIZER_MANAGER)  # is there such a release? That is known at once
+    fix = load(arguments.fix) if arguments.fix else {}
+    bench.warm_up()  # imports torch in another process, while this one imports it for the request
     made = [
         request.make_request(
             arguments.feature,
@@ -49,7 +53,7 @@ def experiment(arguments: Namespace) -> None:
         made,
         n=arguments.n,
         release=arguments.release,
-        **(load(arguments.fix) if arguments.fix else {}),
+        **fix,
         transport=arguments.transport,
         ranks=arguments.ranks,
         barrier=not arguments.no_barrier,

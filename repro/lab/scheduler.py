@@ -84,9 +84,9 @@ def serve(place: Place, control: Connection, barrier: Barrier, release: str) -> 
         other.connect(address)
     role = f"scheduler {place.rank}" if place.rank else "scheduler"
     standins.mm_utils(release)
-    control.send("up")
     session = None
-    with contextlib.suppress(EOFError, OSError):
+    with contextlib.suppress(EOFError, OSError):  # the tokenizer's process is gone
+        control.send("up")
         while True:
             session = control.recv()
             standins.set_transport(

@@ -1,0 +1,44 @@
+"""Provenance: on every case that both can run, lab and engine give the same verdict."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from fixed.detach import detach
+from repro.lab.pipeline import run
+from repro.lab.request import make_request
+from tests import scenes
+
+
+def in_the_lab(case: str) -> dict[str, Any]:
+    """What the lab has to be told for one of the engine's cases."""
+    colours, n = scenes.CASES[case]
+    feature = "tensor" if colours else "text"
+    prompts = range(max(1, len(colours)))
+    return {"request": [make_request(feature, rid=f"request-{i}", seed=10 * i) for i in prompts], "n": n}
+
+
+@pytest.mark.parametrize("case", scenes.CASES)
+def test_fixed_lab_agrees_with_the_fixed_engine(case, fixed_engine):
+    lab = run(**in_the_lab(case), prepare=detach)
+    assert lab.verdict.outcome == fixed_engine.outcome == "survived"
+    assert len(lab.verdict.answers) == len(fixed_engine.answers[case])
+    assert lab.faults() == []
+
+
+@pytest.mark.parametrize("case", ["n = 1", "another image", "text only, n = 4"])
+def test_lab_agrees_with_what_the_released_engine_survives(case, released):
+    answered = {event["case"]: event["answers"] for event in released("n = 2").events if event["what"] == "case"}
+    lab = run(**in_the_lab(case))
+    assert lab.verdict.outcome == "survived"
+    assert len(lab.verdict.answers) == len(answered[case])
+
+
+@pytest.mark.parametrize("case", ["n = 2", "n = 3", "n = 8", "two prompts, n = 2"])
+def test_lab_agrees_with_how_the_released_engine_dies(case, released):
+    engine, lab = released(case), run(**in_the_lab(case)).verdict
+    for what in ("outcome", "error", "errno", "where"):
+        assert getattr(lab, what) == getattr(engine, what), what
+    assert lab.life_of_segment() == engine.life_of_segment() == ["create", "open", "unlink", "open failed"]
