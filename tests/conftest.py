@@ -19,9 +19,10 @@ PRIVATE = not os.environ.get("KIT_TESTS_SHARE_SHM") and own_shm.enter()  # first
 FOLDER = tempfile.mkdtemp(prefix="kit-")  # for the temporary files of this run of the suite alone
 atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)  # first: so multiprocessing tidies up before that
 
-from repro.lab import engine, guard, recorder  # noqa: E402
+from repro.lab import engine, guard, recorder, source  # noqa: E402
 from repro.lab.bench import bench  # noqa: E402
 from repro.lab.host import ADDRESS, Host  # noqa: E402
+from repro.lab.verdict import Refused  # noqa: E402
 from tests import machine, scenes  # noqa: E402
 
 SURVIVABLE = ["n = 1", "another image", "text only, n = 4"]
@@ -37,7 +38,9 @@ BOOTS = {
     "other_release",
 }
 BROWSES = {"page", "lab"}
+LASTS = {"whole", "built", "book"}
 ENGINE_FILES = {f"test_{name}" for name in "engine host hotfix provenance readme release stop upstream".split()}
+OTHER_RELEASE = re.compile(r"0\.5\.\d+(\.post\d+)?(?<!0\.5\.12\.post1)")
 ORDER = ["engine", "test_notebooks", "test_clinic", "test_designs", "test_browser", "test_lab"]
 
 
@@ -52,14 +55,22 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(items):
-    """Tests that need an engine or a browser are marked. What takes longest comes first, so that two workers end at
-    about the same time."""
+    """Tests that need an engine, a browser or a long run are marked. What takes longest comes first, so that two
+    workers end at about the same time."""
     for item in items:
         if BOOTS & set(item.fixturenames):
             item.add_marker("engine")
         if BROWSES & set(item.fixturenames):
             item.add_marker("browser")
+        if LASTS & set(item.fixturenames):
+            item.add_marker("long")
+        if any(OTHER_RELEASE.fullmatch(str(value)) for value in _parameters(item)):
+            item.add_marker("network")
     items.sort(key=lambda item: ORDER.index(run_of(item.nodeid)) if run_of(item.nodeid) in ORDER else len(ORDER))
+
+
+def _parameters(item) -> list[object]:
+    return list(item.callspec.params.values()) if hasattr(item, "callspec") else []
 
 
 def run_of(nodeid: str) -> str:
@@ -85,6 +96,23 @@ def nothing_left_in_shm():
     before = machine.names()
     yield
     assert machine.left_since(before) == set()
+
+
+@pytest.fixture(scope="session")
+def registry():
+    """A package registry that answers, or wheels in the cache. Without both, tests that need one say so and are
+    skipped; in CI they fail."""
+    try:
+        source.read("0.5.13", source.MM_UTILS)
+    except Refused as refusal:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"needs other releases' wheels: {refusal}")
+
+
+@pytest.fixture(autouse=True)
+def needs_a_registry(request):
+    """Tests marked `network` need `registry`."""
+    if request.node.get_closest_marker("network"):
+        request.getfixturevalue("registry")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -59,34 +59,49 @@ def test_what_is_not_there_is_not_there_either(later):
     assert later(code) == "never"
 
 
-REAL = """
-import json, os, torch
-def f(x): return x + 1
-compiled = torch.compile(f), torch.compile(dynamic=True)(f)
-disabled = torch.compiler.disable(f)(1), torch.compiler.disable(recursive=False)(f)(1)
-marked = torch.compiler.allow_in_graph(f), torch.compiler.assume_constant_result(f)
-print(json.dumps([[each is f for each in compiled], disabled, [each is f for each in marked]]))
+TORCH = """
+import json, sys
+import torch, torch.compiler
+from repro.lab import deferred
+
+def f(x):
+    return x + 1
+
+def done(compile, disable, allow_in_graph, assume_constant_result):
+    compiled = [compile(f) is f, compile(dynamic=True)(f) is f]
+    disabled = [disable(f)(1), disable(recursive=False)(f)(1)]
+    return [compiled, disabled, [allow_in_graph(f) is f, assume_constant_result(f) is f]]
+
+def functions():
+    compiler = torch.compiler
+    return torch.compile, compiler.disable, compiler.allow_in_graph, compiler.assume_constant_result
+
+real = functions()
+deferred.install()
+torch.compiler.assume_constant_result(f)
+before = [deferred.is_loaded("torch._dynamo"), hasattr(f, "_dynamo_marked_constant")]
+put_off = done(*functions())
+after = [deferred.is_loaded("torch._dynamo"), hasattr(f, "_dynamo_marked_constant")]
+print(json.dumps({"before": before, "after": after, "put off": put_off, "real": done(*real)}))
 """
 
 
-@pytest.mark.parametrize("put_off", [False, True])
-def test_torch_does_the_same_with_its_compiler_put_off(put_off):
-    """With TORCHDYNAMO_DISABLE=1 the real `torch.compile` returns its argument; so it does with torch._dynamo away."""
-    code = ("from repro.lab import deferred; deferred.install()\n" if put_off else "") + REAL
-    run = machine.command("-c", code, TORCHDYNAMO_DISABLE="1", **{deferred.NAMES: deferred.DYNAMO})
+@pytest.fixture(scope="module")
+def torchs():
+    """What torch's functions return with torch._dynamo put off, and what the real ones return afterwards."""
+    run = machine.command("-c", TORCH, TORCHDYNAMO_DISABLE="1", **{deferred.NAMES: deferred.DYNAMO})
     assert run.returncode == 0, run.stderr
-    assert json.loads(run.stdout) == [[True, True], [2, 2], [True, True]]
+    return json.loads(run.stdout)
 
 
-def test_torch_dynamo_is_told_what_it_missed():
-    code = (
-        "import sys; from repro.lab import deferred; deferred.install(); import torch\n"
-        "def f(x): return x\n"
-        "torch.compiler.assume_constant_result(f); before = hasattr(f, '_dynamo_marked_constant')\n"
-        "import torch._dynamo; torch._dynamo.config; print(before, f._dynamo_marked_constant)"
-    )
-    run = machine.command("-c", code, TORCHDYNAMO_DISABLE="1", **{deferred.NAMES: deferred.DYNAMO})
-    assert run.stdout.split() == ["False", "True"], run.stderr
+def test_torch_does_the_same_with_its_compiler_put_off(torchs):
+    """With TORCHDYNAMO_DISABLE=1 the real `torch.compile` returns its argument; so it does with torch._dynamo away."""
+    assert torchs["put off"] == torchs["real"] == [[True, True], [2, 2], [True, True]]
+
+
+def test_torch_dynamo_is_loaded_by_the_first_call_that_needs_it_and_told_what_it_missed(torchs):
+    assert torchs["before"] == [False, False]
+    assert torchs["after"] == [True, True]
 
 
 def test_only_what_the_tiny_model_does_not_need_is_put_off():

@@ -211,6 +211,7 @@ def test_a_killed_scheduler_leaves_only_what_it_was_sent(moment, at):
     assert run(n=3, **ONE_SEGMENT.knobs).faults() == []
 
 
+@pytest.mark.long
 def test_nothing_is_left_when_the_tokenizer_is_killed_after_its_scheduler():
     """By SIGKILL, alone: the resource tracker knows every name. (The other ends are columns of the clinic's table.)"""
     assert exits.leaked("by_sigkill", [ONE_SEGMENT]) == {ONE_SEGMENT.name: 0}
@@ -337,6 +338,7 @@ def test_no_descriptor_left(monkeypatch):
     assert len(result.verdict.answers) == 3
 
 
+@pytest.mark.long
 def test_no_room_left():
     """ENOSPC, from the kernel: a feature that is larger than all of /dev/shm goes inline. (Upstream's fix dies of
     SIGBUS where there is too little room: a column of the clinic's table.)"""
@@ -348,6 +350,7 @@ def test_no_room_left():
     assert verdict.leftovers.segments == []
 
 
+@pytest.mark.long
 def test_a_thousand_requests_one_in_ten_killed():
     """n = 8, sizes mixed, with no help from the lab's sweep: nothing wrong, nothing left, memory flat."""
     before = machine.names()

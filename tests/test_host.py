@@ -15,6 +15,7 @@ from repro.lab import deferred, engine, guard
 from repro.lab.host import Host
 from tests import machine, scenes
 
+pytestmark = pytest.mark.engine
 ENVIRONMENT = engine.environment("tiny", engine.CPU)
 
 

@@ -91,6 +91,7 @@ def test_the_released_code_does_not_own_and_the_faults_say_so():
     ]
 
 
+@pytest.mark.network
 def test_where_the_failure_is_contained_ownership_still_bites():
     """From 0.5.20 on a shared pointer is no dead server, so "it did not crash" would prove nothing. An item whose
     copy is itself defeats upstream's fix: the lab sees who shares what, and that the failure is another one."""
@@ -178,6 +179,7 @@ def test_a_consumer_that_never_answers_is_a_hang():
     assert run(n=1, ranks=2, late=2.0, timeout=0.5).verdict.outcome == "hung"
 
 
+@pytest.mark.long
 def test_a_small_shm_kills_upstreams_fix_with_sigbus():
     try:
         slow = ["--ranks", "2", "--late", "0.3"]  # consumers that take their time, so that segments pile up
@@ -296,13 +298,12 @@ def test_bad_usage_of_the_lab(words):
     assert words[1] in told.stderr
 
 
-def test_the_trigger_table_is_as_known():
+@pytest.mark.network
+def test_the_trigger_table_without_the_engine_is_as_known():
     told = machine.command("-m", "repro.lab", "--when", "--quick", "--json")
     rows = json.loads(told.stdout)
     assert told.returncode == 0, [row for row in rows if row["differs"]]
-    measured = [row for row in rows if row["outcome"] != "not run"]
-    assert len(measured) >= 19
-    assert all(row["detail"] for row in rows if row["outcome"] == "not run")
+    assert len([row for row in rows if row["outcome"] != "not run"]) >= 19
 
 
 def test_a_row_that_differs_is_marked():

@@ -25,7 +25,12 @@ PATHS = notebooks.paths()
 IDS = [str(path.relative_to(notebooks.FOLDER)) for path in PATHS]
 
 
-@pytest.mark.parametrize("path", PATHS, ids=IDS)
+BOOTS = [pytest.mark.engine]  # what a notebook needs besides a long run
+NEEDS = [pytest.param(path, marks=BOOTS if path.name.startswith("00") else []) for path in PATHS]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("path", NEEDS, ids=IDS)
 def test_runs_and_says_what_it_said(path):
     kept = notebooks.compared(nbformat.read(path, as_version=4))
     for old, new in zip(kept, notebooks.compared(copy.deepcopy(execute(path))), strict=True):
@@ -139,6 +144,7 @@ def test_the_book_is_whole_and_needs_no_network(book):
             assert (book / target).exists(), (page.name, target)
 
 
+@pytest.mark.browser
 @pytest.mark.skipif(CHROMIUM is None and not os.environ.get("CI"), reason="no chromium: apt-get install chromium")
 @pytest.mark.parametrize("width", [1280, 400])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -165,6 +171,7 @@ def _light(color: str) -> float:
     return sum(map(float, re.findall(r"[\d.]+", color)[:3])) / 3
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kill", [os.kill, os.killpg])
 def test_a_notebook_that_is_killed_half_way_leaves_nothing(kill, tmp_path):
     """A kernel in the middle of a run, with segments that nobody has consumed, and SIGKILL: to the kernel alone, or to

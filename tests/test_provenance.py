@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from fixed.detach import detach
 from repro.lab.pipeline import run
 from repro.lab.request import make_request
-from tests import scenes
+from tests import machine, scenes
 
 
 def in_the_lab(case: str) -> dict[str, Any]:
@@ -18,6 +19,21 @@ def in_the_lab(case: str) -> dict[str, Any]:
     feature = "tensor" if colours else "text"
     prompts = range(max(1, len(colours)))
     return {"request": [make_request(feature, rid=f"request-{i}", seed=10 * i) for i in prompts], "n": n}
+
+
+@pytest.mark.network
+@pytest.mark.engine
+def test_the_trigger_table_is_as_known():
+    """Every row that can run on this machine is measured, those of the engine, too."""
+    told = machine.command("-m", "repro.lab", "--when", "--json")
+    rows = json.loads(told.stdout)
+    assert told.returncode == 0, [row for row in rows if row["differs"]]
+    assert {row["evidence"] for row in rows if row["outcome"] != "not run"} == {"lab", "engine"}
+    assert [row["condition"] for row in rows if row["outcome"] == "not run"] == [
+        "a tensor left on the GPU, or CUDA IPC",
+        "dp_size > 1",
+    ]
+    assert all(row["detail"] for row in rows if row["outcome"] == "not run")
 
 
 @pytest.mark.parametrize("case", scenes.CASES)

@@ -12,6 +12,7 @@ from repro.lab import engine
 from repro.lab.host import Host
 from tests import machine
 
+pytestmark = pytest.mark.network
 RELEASE = "0.5.13"
 
 

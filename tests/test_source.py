@@ -32,6 +32,7 @@ def test_every_release_runs_and_crashes_where_it_is_affected(release):
     assert (two.verdict.outcome == "survived") == (release not in verdict.AFFECTED)
 
 
+@pytest.mark.network
 def test_0_5_9_unlinks_when_it_unpickles():
     """The same crash, but the consumer opens and unlinks in one step there."""
     unlinks = [event.where for event in pipeline.run(n=2, release="0.5.9").events if event.what == "unlink"]
@@ -44,6 +45,7 @@ def test_the_installed_release_is_read_where_it_is():
     assert "site-packages" in str(code.path)
 
 
+@pytest.mark.network
 def test_a_download_is_unpacked_once_and_then_needs_no_network(cold_cache, monkeypatch):
     first = source.read("0.5.13", NAME)
     assert sorted(path.name for path in first.path.parent.iterdir()) == ["mm_utils.py", "tokenizer_manager.py"]
@@ -94,6 +96,7 @@ def test_half_a_wheel_is_refused(tmp_path):
         source.unpack(tmp_path / "half.whl", tmp_path / "out")
 
 
+@pytest.mark.network
 def test_a_name_that_a_release_lacks_is_named():
     code = source.read("0.5.9", source.MM_UTILS)
     with pytest.raises(Refused, match=r"sglang 0\.5\.9 has no has_shm_features in mm_utils\.py"):
@@ -118,6 +121,7 @@ def test_nothing_is_offered_that_is_both_real_and_a_standin():
     assert not set(standins.REAL) & set(standins.of_modules())
 
 
+@pytest.mark.network
 def test_prepare_is_refused_where_upstream_has_the_fix():
     with pytest.raises(Refused, match="0 expansion points that share"):
         pipeline.run(n=2, release="0.5.13", prepare=lambda request: request)

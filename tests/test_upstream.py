@@ -19,6 +19,7 @@ from repro.lab.verdict import AFFECTED
 from tests import machine, scenes
 from tests.lifted_upstream import CASES
 
+pytestmark = pytest.mark.network
 FIXED = ("0.5.13", "0.5.13.post1", "0.5.14", "0.5.15", "0.5.16", "0.5.18", "0.5.20", "0.5.22", "0.5.23")
 SHARED = "two sends carry the same name"
 LISTS_GO_INLINE = ("0.5.9", "0.5.10", "0.5.10.post1")

@@ -9,7 +9,7 @@ from repro.lab.verdict import AFFECTED, Outcome, Verdict
 
 PROMISES = {
     "crashed": "the server dies: FileNotFoundError on a name that its first consumer has unlinked",
-    "survived": "{n} answers",
+    "survived": "{answers}",
 }
 
 
@@ -21,7 +21,7 @@ def text(verdict: Verdict, promise: Outcome) -> str:
 def _lines(verdict: Verdict, promise: Outcome) -> Iterator[str]:
     started = f", processes by {verdict.start_method}" if verdict.start_method else ""
     yield f"one image, n = {verdict.n}, sglang {verdict.release}, {verdict.device}, model {verdict.model}{started}"
-    yield f"promised   {PROMISES[promise].format(n=verdict.n)}"
+    yield f"promised   {PROMISES[promise].format(answers=_answers(verdict.n))}"
     yield f"happened   {_happened(verdict)}"
     if verdict.answers is not None:
         yield from _table("answers", (answer.strip() for answer in verdict.answers))
@@ -44,10 +44,14 @@ def _lines(verdict: Verdict, promise: Outcome) -> Iterator[str]:
 
 def _happened(verdict: Verdict) -> str:
     if verdict.outcome == "survived":
-        return f"{len(verdict.answers)} answers"
+        return _answers(len(verdict.answers))
     if verdict.outcome == "hung":
         return "no end within the limit: it was killed"
     return f"{verdict.error} at {verdict.where}" if verdict.where else f"died: {verdict.error}"
+
+
+def _answers(count: int) -> str:
+    return f"{count} answer{'s' if count != 1 else ''}"
 
 
 def _life(verdict: Verdict) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,11 +20,11 @@ CRASH, NO_CRASH = "crashed", "survived"
 @dataclass(frozen=True)
 class Row:
     """One condition: what is known of it (`crashed`, `survived` or `refused`), and how to find out. `measure` is
-    None for what cannot run here, and `why` says why. `evidence` is `lab` or `engine`."""
+    None for what cannot run here, and `why` says why. `evidence` is `lab`, or `engine`: then `measure` takes a host."""
 
     condition: str
     known: str
-    measure: Callable[[], Verdict] | None
+    measure: Callable[..., Verdict] | None
     evidence: str = "lab"
     why: str = ""
 
@@ -43,17 +44,26 @@ class Measured:
 
 
 def table(*, engine: bool = True) -> Iterator[Measured]:
-    """Every row, measured as it is asked for. Without `engine`, the rows that boot sglang (40 s each) are left out."""
-    for row in ROWS:
-        if row.measure is None:
-            yield Measured(row, "not run", row.why)
-        elif row.evidence == "lab" or engine:
-            try:
-                verdict = row.measure()
-            except Refused as refusal:
-                yield Measured(row, "not run", str(refusal))
-            else:
-                yield Measured(row, verdict.outcome, _detail(verdict, row))
+    """Every row, measured as it is asked for. Without `engine`, the rows that boot sglang are left out; with it, they
+    share one host."""
+    with _host() if engine else contextlib.nullcontext() as host:
+        for row in ROWS:
+            if row.measure is None:
+                yield Measured(row, "not run", row.why)
+            elif row.evidence == "lab" or engine:
+                try:
+                    verdict = row.measure() if row.evidence == "lab" else row.measure(host)
+                except Refused as refusal:
+                    yield Measured(row, "not run", str(refusal))
+                else:
+                    yield Measured(row, verdict.outcome, _detail(verdict, row))
+
+
+def _host() -> Any:
+    from repro.lab import engine
+    from repro.lab.host import Host
+
+    return Host(engine.environment(engine.TINY, engine.CPU))
 
 
 def _detail(verdict: Verdict, row: Row) -> str:
@@ -76,16 +86,16 @@ def _run(*, feature: str = "tensor", prompts: int = 1, n: int = 2, release: str 
     return run(requests, n=n, release=release, **knobs)
 
 
-def _engine(**options: Any) -> Callable[[], Verdict]:
+def _engine(**options: Any) -> Callable[[Any], Verdict]:
     """One image, n = 2, on the real engine, with other arguments for it or for `generate`."""
+    return lambda host: _on(host, engine_scene, model="tiny", device="cpu", **options)
 
-    def measure() -> Verdict:
-        from repro.lab import engine, guard
 
-        arguments = Namespace(n=2, device="cpu", model=engine.TINY, **options)
-        return guard.run(engine_scene, arguments, environment=engine.environment(engine.TINY, engine.CPU))
+def _on(host: Any, scene: Callable[[Namespace], Any], **arguments: Any) -> Verdict:
+    from repro.lab import engine, guard
 
-    return measure
+    environment = engine.environment(engine.TINY, engine.CPU)
+    return guard.run(scene, Namespace(n=2, **arguments), environment=environment, on=host)
 
 
 def engine_scene(arguments: Namespace) -> list[str]:
@@ -102,12 +112,6 @@ def engine_scene(arguments: Namespace) -> list[str]:
         stream=arguments.stream,
     )
     return [answer["text"] for answer in answers]
-
-
-def _two_images() -> Verdict:
-    from repro.lab import engine, guard
-
-    return guard.run(two_images_scene, Namespace(n=2), environment=engine.environment(engine.TINY, engine.CPU))
 
 
 def two_images_scene(arguments: Namespace) -> list[str]:
@@ -145,7 +149,7 @@ ROWS = (
     Row(f"n = 2, {FIXED}", NO_CRASH, _lab(release=FIXED)),
     Row("n = 2, 0.5.9, the first with the transport", CRASH, _lab(release="0.5.9")),
     Row("n = 2, 0.5.8.post1, before the transport", NO_CRASH, _lab(release="0.5.8.post1")),
-    Row("two images in one prompt, n = 2 (flat list)", "refused", _two_images, "engine"),
+    Row("two images in one prompt, n = 2 (flat list)", "refused", lambda host: _on(host, two_images_scene), "engine"),
     Row("radix cache off", CRASH, _engine(engine={"disable_radix_cache": True}, stream=False), "engine"),
     Row("stream = True", CRASH, _engine(engine={}, stream=True), "engine"),
     Row("dist_init_addr, the engine", NO_CRASH, _engine(engine={"dist_init_addr": ADDRESS}, stream=False), "engine"),
