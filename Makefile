@@ -18,7 +18,7 @@ help: ## print this
 setup: $(WHOLE) ## make .venv with everything that is locked
 
 demo: $(WHOLE) ## see sglang 0.5.12.post1 die of one image with n = 2, then see it answer with the fix
-	$(BIN)/python -m repro.lab.host repro/crash.py fixed/crash.py
+	$(BIN)/python -m repro.lab.engine.host repro/crash.py fixed/crash.py
 
 test: $(WHOLE) tidy ## prove all of it, on the real engine, in the lab and in the notebooks
 	$(BIN)/python -m pytest -n 2

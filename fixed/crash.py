@@ -7,7 +7,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from a plain checkout, too
 
 from fixed import detach
-from repro.lab.command import main
+from repro.lab.engine.command import main
 
 
 def scene(arguments) -> list[str]:

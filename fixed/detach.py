@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from fixed.designs.copies_at_both_points import detach
-from repro.lab.expansion import FUNCTION, expansion_points, find_function, with_call_around
-from repro.lab.verdict import Refused
+from repro.lab.evidence.verdict import Refused
+from repro.lab.upstream.expansion import FUNCTION, expansion_points, find_function, with_call_around
 
 MODULE = "sglang.srt.managers.tokenizer_manager"
 

@@ -20,13 +20,14 @@ from argparse import Namespace
 from pathlib import Path
 
 from repro.crash import scene
-from repro.lab import engine, guard
-from repro.lab.command import PROMPT
-from repro.lab.host import Host
+from repro.lab import engine
+from repro.lab.engine import launcher
+from repro.lab.engine.command import PROMPT
+from repro.lab.engine.host import Host
 
 ROOT = Path(__file__).resolve().parents[1]
 PYTHON = [sys.executable]
-DEMO = ["-m", "repro.lab.host", "repro/crash.py", "fixed/crash.py"]
+DEMO = ["-m", "repro.lab.engine.host", "repro/crash.py", "fixed/crash.py"]
 GOALS = {
     "repro/crash.py, over the bare script": 0.40,
     "a second engine on one host, over the bare script": 0.12,
@@ -34,8 +35,8 @@ GOALS = {
 }
 BARE = """\
 import json, sys
-from repro.lab import kernel_standin
-kernel_standin.install_if_missing()
+from repro.lab.engine import sgl_kernel_standin
+sgl_kernel_standin.install_if_missing()
 if __name__ == "__main__":
     import sglang
     from PIL import Image
@@ -91,7 +92,7 @@ def second_engine(host: Host) -> float:
     """Seconds of the crash on a host that has booted an engine before."""
     arguments = Namespace(n=2, image=None, prompt=PROMPT, model=engine.TINY, device="cpu")
     began = time.perf_counter()
-    verdict = guard.run(scene, arguments, environment=engine.environment(engine.TINY, engine.CPU), on=host)
+    verdict = launcher.run(scene, arguments, environment=engine.environment(engine.TINY, engine.CPU), on=host)
     assert verdict.is_the_crash(), verdict
     return time.perf_counter() - began
 

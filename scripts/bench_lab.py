@@ -17,7 +17,7 @@ from fixed.clinic.prices import floor
 from fixed.detach import detach
 
 ROOT = Path(__file__).resolve().parents[1]
-LAB = "from repro.lab.pipeline import run; run(n=2)"
+LAB = "from repro.lab.lifted.experiment import run; run(n=2)"
 
 
 def fresh(code: str) -> float:
@@ -29,7 +29,7 @@ def fresh(code: str) -> float:
 
 def milliseconds(**knobs) -> float:
     """Of one experiment."""
-    from repro.lab.pipeline import run
+    from repro.lab.lifted.experiment import run
 
     began = time.perf_counter()
     run(**knobs)
@@ -41,8 +41,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args().rounds
-    from repro.lab.pipeline import run
-    from repro.lab.request import make_request, shape_of
+    from repro.lab.lifted.experiment import run
+    from repro.lab.lifted.request import make_request, shape_of
 
     torch_alone = min(fresh("import torch") for _ in range(rounds))
     lab = min(fresh(LAB) for _ in range(rounds))

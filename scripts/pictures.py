@@ -5,20 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 
 from fixed.detach import detach
-from repro.lab import picture, pipeline, stepper
+from repro.lab import pictures
+from repro.lab.lifted import experiment
+from repro.lab.teaching import stepper
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks" / "pictures"
 
 
 def drawn() -> dict[str, str]:
     """File name -> SVG: the crash and the fixed run in lanes, and the object graph at the moment of the mistake."""
-    crash, fixed = pipeline.run(n=2), pipeline.run(n=2, prepare=detach)
+    crash, fixed = experiment.run(n=2), experiment.run(n=2, prepare=detach)
     steps = stepper.walk(n=2).steps
     mistake = next(step for step in steps if step.mutated and "_send_one_request" in step.code)
     return {
-        "crash.svg": picture.lanes(crash.events, labels=crash.labels, title="n = 2, sglang 0.5.12.post1"),
-        "fixed.svg": picture.lanes(fixed.events, labels=fixed.labels, title="n = 2, with the fix"),
-        "shared.svg": picture.graph(mistake.roots, mutated=mistake.mutated, title="The first sample, about to be sent"),
+        "crash.svg": pictures.lanes(crash.events, labels=crash.labels, title="n = 2, sglang 0.5.12.post1"),
+        "fixed.svg": pictures.lanes(fixed.events, labels=fixed.labels, title="n = 2, with the fix"),
+        "shared.svg": pictures.graph(
+            mistake.roots, mutated=mistake.mutated, title="The first sample, about to be sent"
+        ),
     }
 
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from repro.lab.transcript import shown
+from repro.lab.teaching.transcript import shown
 
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"(<!-- output of (?P<command>[^>]+) -->\n```text\n)(?P<output>.*?)(```\n<!-- end -->)", re.DOTALL)

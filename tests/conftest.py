@@ -19,10 +19,13 @@ PRIVATE = not os.environ.get("KIT_TESTS_SHARE_SHM") and own_shm.enter()  # first
 FOLDER = tempfile.mkdtemp(prefix="kit-")  # for the temporary files of this run of the suite alone
 atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)  # first: so multiprocessing tidies up before that
 
-from repro.lab import engine, guard, recorder, source  # noqa: E402
-from repro.lab.bench import bench  # noqa: E402
-from repro.lab.host import ADDRESS, Host  # noqa: E402
-from repro.lab.verdict import Refused  # noqa: E402
+from repro.lab import engine  # noqa: E402
+from repro.lab.engine import launcher  # noqa: E402
+from repro.lab.engine.host import ADDRESS, Host  # noqa: E402
+from repro.lab.evidence import recorder  # noqa: E402
+from repro.lab.evidence.verdict import Refused  # noqa: E402
+from repro.lab.lifted.pool import bench  # noqa: E402
+from repro.lab.upstream import source  # noqa: E402
 from tests import machine, scenes  # noqa: E402
 
 SURVIVABLE = ["n = 1", "another image", "text only, n = 4"]
@@ -136,7 +139,7 @@ def engine_verdict(host):
 
     def run(cases: list[str], *, fixed: bool, spawn: bool = False):
         environment = engine.environment("tiny", engine.CPU, spawn=spawn)
-        return guard.run(scenes.engine_cases, Namespace(cases=cases, fixed=fixed), environment=environment, on=host)
+        return launcher.run(scenes.engine_cases, Namespace(cases=cases, fixed=fixed), environment=environment, on=host)
 
     return run
 
@@ -169,7 +172,7 @@ def spawned(engine_verdict):
 @pytest.fixture(scope="session")
 def demo():
     """`make demo`'s command: what it prints for `repro/crash.py` and for `fixed/crash.py`, and its status."""
-    run = machine.command("-m", "repro.lab.host", "repro/crash.py", "fixed/crash.py")
+    run = machine.command("-m", "repro.lab.engine.host", "repro/crash.py", "fixed/crash.py")
     told = [part.rstrip("\n") + "\n" for part in re.split(r"^\$ python \S+\n", run.stdout, flags=re.MULTILINE)]
     return run, dict(zip(("repro", "fixed"), told[1:], strict=True))
 

@@ -13,8 +13,8 @@ import sys
 import psutil
 
 from fixed.designs import ONE_SEGMENT
-from repro.lab.pipeline import MOMENTS, Run, run
-from repro.lab.request import make_request
+from repro.lab.lifted.experiment import MOMENTS, Run, run
+from repro.lab.lifted.request import make_request
 
 SHAPES = ((4, 8), (16, 1176), (64, 1176))
 N = 8

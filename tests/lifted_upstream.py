@@ -14,8 +14,8 @@ from unittest import mock
 
 from fixed.designs import DESIGNS, Design
 from fixed.mutants import MUTANTS
-from repro.lab import standins
-from repro.lab.verdict import AFFECTED
+from repro.lab.evidence.verdict import AFFECTED
+from repro.lab.upstream import standins
 
 FILE = "tests.upstream.test_parallel_sampling_shm_ownership"
 CASES = ("test_one_image", "test_two_items", "test_a_list_of_tensors", "test_two_prompts")

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from repro.lab import recorder
-from repro.lab.host import Host
+from repro.lab.engine.host import Host
+from repro.lab.evidence import recorder
 
 ROOT = Path(__file__).resolve().parents[1]
 SHM = Path("/dev/shm")

@@ -18,8 +18,8 @@ from typing import Any
 import psutil
 
 from repro.lab import engine
-from repro.lab.kernel import SHM
-from repro.lab.recorder import note
+from repro.lab.evidence.inotify import SHM
+from repro.lab.evidence.recorder import note
 
 USER = "<|im_start|>user\n"
 PICTURE = "<|vision_start|><|image_pad|><|vision_end|>"
@@ -165,7 +165,7 @@ def what_it_finds(arguments: Namespace) -> dict[str, Any]:
 
 def loaded_after_an_answer(arguments: Namespace) -> dict[str, bool]:
     """Which of the packages that were put off are loaded, when an engine has answered."""
-    from repro.lab import deferred
+    from repro.lab.engine import deferred
 
     ask(engine.start("tiny", "cpu"), ["crimson"], 1)
     return {name: deferred.is_loaded(name) for name in deferred.UNUSED}
@@ -210,9 +210,9 @@ def littering(arguments: Namespace) -> str:
 
 def kernel(arguments: Namespace) -> None:
     """Calls a kernel that only a GPU has."""
-    from repro.lab import kernel_standin
+    from repro.lab.engine import sgl_kernel_standin
 
-    kernel_standin.install_if_missing()
+    sgl_kernel_standin.install_if_missing()
     from sgl_kernel.kvcacheio import transfer_kv_all_layer
 
     transfer_kv_all_layer(1)

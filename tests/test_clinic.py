@@ -21,8 +21,8 @@ from fixed.clinic.rows import NS, SIZES, Row, code_lines
 from fixed.designs import DESIGNS, Design, pure_wrap
 from fixed.mutants import AS_RELEASED, MUTANTS
 from repro.lab import __main__ as lab
-from repro.lab import transcript
-from repro.lab.pipeline import run
+from repro.lab.lifted.experiment import run
+from repro.lab.teaching import transcript
 from scripts import readme
 from tests import machine
 

@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from repro.lab import deferred, engine
+from repro.lab import engine
+from repro.lab.engine import deferred
 from tests import machine
 
 PACKAGE = {
@@ -23,7 +24,7 @@ def later(tmp_path):
         (tmp_path / "later" / name).write_text(code)
 
     def run(code: str) -> object:
-        begin = f"import json, sys; sys.path.insert(0, {str(tmp_path)!r}); from repro.lab import deferred\n"
+        begin = f"import json, sys; sys.path.insert(0, {str(tmp_path)!r}); from repro.lab.engine import deferred\n"
         begin += "deferred.TAKEN_BY_NAME['later.part'] = ('Thing',)\ndeferred.install()\n"
         told = machine.command("-c", begin + code, **{deferred.NAMES: "later,never"})
         assert told.returncode == 0, told.stderr
@@ -62,7 +63,7 @@ def test_what_is_not_there_is_not_there_either(later):
 TORCH = """
 import json, sys
 import torch, torch.compiler
-from repro.lab import deferred
+from repro.lab.engine import deferred
 
 def f(x):
     return x + 1

@@ -24,11 +24,11 @@ from fixed.clinic.battery import examine, expected
 from fixed.designs import COPIES, DESIGNS, ONE_SEGMENT, PURE_WRAP, REFERENCE_COUNT, SEGMENT_PER_PICKLE
 from fixed.designs import one_segment_many_names as linked
 from fixed.mutants import AS_RELEASED, MUTANTS
-from repro.lab import small_shm
-from repro.lab.kernel import SHM
-from repro.lab.pipeline import MOMENTS, run
-from repro.lab.request import FEATURES
-from repro.lab.verdict import Refused
+from repro.lab.evidence.inotify import SHM
+from repro.lab.evidence.verdict import Refused
+from repro.lab.lifted import small_shm
+from repro.lab.lifted.experiment import MOMENTS, run
+from repro.lab.lifted.request import FEATURES
 from tests import machine
 from tests.test_lab import DTYPES, SHAPES, batch
 

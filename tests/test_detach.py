@@ -12,8 +12,8 @@ from types import SimpleNamespace
 import pytest
 
 from fixed import detach
-from repro.lab import expansion
-from repro.lab.verdict import Refused
+from repro.lab.evidence.verdict import Refused
+from repro.lab.upstream import expansion
 from tests import machine
 
 POINT = "tokenized_obj = copy.copy(tokenized_objs[i])"

@@ -6,13 +6,14 @@ import json
 
 import pytest
 
-from repro.lab import device
+from repro.lab.machine import device
 from tests import driver, machine
 
 ASK = """
 import json
-from repro.lab import device, doctor
-from repro.lab.verdict import Refused
+from repro.lab import doctor
+from repro.lab.machine import device
+from repro.lab.evidence.verdict import Refused
 choice = device.choose("auto")
 try:
     cuda = device.choose("cuda").device.name

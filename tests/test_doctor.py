@@ -18,8 +18,10 @@ from pathlib import Path
 
 import pytest
 
-from repro.lab import doctor, picture, preflight, vlm
+from repro.lab import doctor, pictures
 from repro.lab.doctor import Check
+from repro.lab.engine import tiny_vlm
+from repro.lab.machine import preflight
 from tests import machine
 
 CREATOR = """
@@ -66,7 +68,7 @@ def without(monkeypatch, package: str) -> None:
 
     monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None if name == package else find(name))
     monkeypatch.setattr(doctor, "version", gone)
-    monkeypatch.setattr(vlm, "version", gone)
+    monkeypatch.setattr(tiny_vlm, "version", gone)
 
 
 def fails(check: Check, *expected: str) -> None:
@@ -140,7 +142,7 @@ def test_the_affected_releases(release, state, monkeypatch):
 
 def test_without_dot(monkeypatch):
     assert doctor.dot().state == "OK"
-    monkeypatch.setattr(picture, "dot_path", lambda: None)
+    monkeypatch.setattr(pictures, "dot_path", lambda: None)
     assert doctor.dot().state == "note"
 
 
@@ -179,7 +181,7 @@ def test_looking_at_the_cache_makes_nothing(tmp_path, monkeypatch):
 def test_tiny_model(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert doctor.tiny_model().state == "note"
-    vlm.location().mkdir(parents=True)
+    tiny_vlm.location().mkdir(parents=True)
     assert doctor.tiny_model().state == "OK"
     without(monkeypatch, "torch")
     fails(doctor.tiny_model(), "torch is missing", "make setup")

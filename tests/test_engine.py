@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from repro.lab.verdict import Verdict
+from repro.lab.evidence.verdict import Verdict
 from tests import scenes
 
 FAIL_TO_PASS = ["n = 2", "n = 3", "n = 8", "two prompts, n = 2"]
@@ -79,9 +79,9 @@ def test_the_pixels_arrive_for_every_sample(fixed_engine):
 
 
 def test_the_answers_are_words(fixed_engine):
-    from repro.lab import vlm
+    from repro.lab.engine import tiny_vlm
 
-    assert all(word in vlm.WORDS for word in fixed_engine.answers["n = 1"][0].split())
+    assert all(word in tiny_vlm.WORDS for word in fixed_engine.answers["n = 1"][0].split())
 
 
 def test_the_demo_keeps_both_promises(demo):

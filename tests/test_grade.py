@@ -9,8 +9,8 @@ import pytest
 
 from fixed import mutants
 from fixed.detach import detach
-from repro.lab import grade as grades
-from repro.lab.grade import grade
+from repro.lab.teaching import grade as grades
+from repro.lab.teaching.grade import grade
 
 
 def unchanged(request):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from repro.lab import guard
+from repro.lab.engine import launcher
 from tests import machine, scenes
 
 
@@ -27,14 +27,14 @@ def temporary_folder(tmp_path, monkeypatch):
 
 
 def test_another_death_is_reported_as_another_death():
-    verdict = guard.run(scenes.another_death, Namespace(n=2))
+    verdict = launcher.run(scenes.another_death, Namespace(n=2))
     assert (verdict.outcome, verdict.error, verdict.errno) == ("crashed", "FileNotFoundError", 2)
     assert verdict.where.endswith(" another_death")
     assert not verdict.is_the_crash()
 
 
 def test_the_right_place_with_a_name_that_never_existed_is_another_death():
-    verdict = guard.run(scenes.in_setstate, Namespace(n=2))
+    verdict = launcher.run(scenes.in_setstate, Namespace(n=2))
     assert verdict.error == "FileNotFoundError"
     assert verdict.where.endswith(" __setstate__")
     assert verdict.life_of_segment() == ["open failed"]
@@ -43,26 +43,26 @@ def test_the_right_place_with_a_name_that_never_existed_is_another_death():
 
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGBUS", "SIGSEGV", "SIGTERM"])
 def test_a_death_without_a_word_names_the_signal(name):
-    verdict = guard.run(scenes.killed, Namespace(n=2, signal=name))
+    verdict = launcher.run(scenes.killed, Namespace(n=2, signal=name))
     assert verdict.outcome == "crashed"
     assert verdict.error == f"tokenizer killed by {name}"
     assert not verdict.is_the_crash()
 
 
 def test_hung():
-    verdict = guard.run(scenes.hanging, Namespace(n=2), limits={"boot": 30, "generate": 0.5})
+    verdict = launcher.run(scenes.hanging, Namespace(n=2), limits={"boot": 30, "generate": 0.5})
     assert verdict.outcome == "hung"
     assert verdict.seconds.generate >= 0.5
 
 
 def test_the_boot_has_a_limit_of_its_own():
-    assert guard.run(scenes.hanging, Namespace(n=2), limits={"boot": 0.01, "generate": 30}).outcome == "hung"
+    assert launcher.run(scenes.hanging, Namespace(n=2), limits={"boot": 0.01, "generate": 30}).outcome == "hung"
 
 
 def test_litter_is_reported_and_swept_and_foreign_names_stay():
     foreign = shared_memory.SharedMemory(create=True, size=8)
     try:
-        verdict = guard.run(scenes.littering, Namespace(n=2, then="die"))
+        verdict = launcher.run(scenes.littering, Namespace(n=2, then="die"))
         assert foreign.name in machine.names()
     finally:
         foreign.close()
@@ -75,7 +75,7 @@ def test_litter_is_reported_and_swept_and_foreign_names_stay():
 
 
 def test_the_standin_for_sgl_kernel_raises_and_names_the_kernel():
-    verdict = guard.run(scenes.kernel, Namespace(n=2))
+    verdict = launcher.run(scenes.kernel, Namespace(n=2))
     assert verdict.error == "RuntimeError"
     assert "sgl_kernel.kvcacheio.transfer_kv_all_layer was called" in verdict.message
 
@@ -83,8 +83,8 @@ def test_the_standin_for_sgl_kernel_raises_and_names_the_kernel():
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_script_that_is_stopped_leaves_nothing(temporary_folder, how):
     code = (
-        "from argparse import Namespace; from repro.lab import guard; from tests import scenes; "
-        "guard.run(scenes.littering, Namespace(n=2, then='hang'))"
+        "from argparse import Namespace; from repro.lab.engine import launcher; from tests import scenes; "
+        "launcher.run(scenes.littering, Namespace(n=2, then='hang'))"
     )
     script = subprocess.Popen(
         [sys.executable, "-c", code],
@@ -106,11 +106,11 @@ def phase_begun(folder: Path, phase: str) -> bool:
 def test_many_runs_leave_no_file_descriptor():
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(3):
-        guard.run(scenes.killed, Namespace(n=2, signal="SIGKILL"))
+        launcher.run(scenes.killed, Namespace(n=2, signal="SIGKILL"))
     assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_phases_are_told_as_they_begin():
     told = []
-    guard.run(scenes.hanging, Namespace(n=2), limits={"boot": 30, "generate": 0.1}, on_phase=told.append)
+    launcher.run(scenes.hanging, Namespace(n=2), limits={"boot": 30, "generate": 0.1}, on_phase=told.append)
     assert told == ["generate"]

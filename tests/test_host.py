@@ -11,8 +11,9 @@ from argparse import Namespace
 import psutil
 import pytest
 
-from repro.lab import deferred, engine, guard
-from repro.lab.host import Host
+from repro.lab import engine
+from repro.lab.engine import deferred, launcher
+from repro.lab.engine.host import Host
 from tests import machine, scenes
 
 pytestmark = pytest.mark.engine
@@ -20,7 +21,7 @@ ENVIRONMENT = engine.environment("tiny", engine.CPU)
 
 
 def told(host, scene=scenes.what_it_finds, environment=ENVIRONMENT, **arguments):
-    return guard.run(scene, Namespace(n=None, **arguments), environment=environment, on=host)
+    return launcher.run(scene, Namespace(n=None, **arguments), environment=environment, on=host)
 
 
 def test_each_scene_finds_itself_the_first(host):
@@ -72,7 +73,7 @@ def test_nothing_is_loaded_that_was_put_off(host):
 
 def test_a_host_ends_with_the_process_that_has_started_it(tmp_path):
     code = (
-        "import time; from repro.lab import engine; from repro.lab.host import Host\n"
+        "import time; from repro.lab import engine; from repro.lab.engine.host import Host\n"
         "host = Host(engine.environment('tiny', engine.CPU)); print(host.process.pid, flush=True); time.sleep(600)"
     )
     starter = subprocess.Popen(
@@ -98,6 +99,6 @@ def test_a_host_that_cannot_import_says_why(tmp_path):
 
 
 def test_scripts_that_fail_end_the_list():
-    run = machine.command("-m", "repro.lab.host", "repro/crash.py --n 0", "fixed/crash.py")
+    run = machine.command("-m", "repro.lab.engine.host", "repro/crash.py --n 0", "fixed/crash.py")
     assert run.returncode == 2
     assert "fixed/crash.py" not in run.stdout

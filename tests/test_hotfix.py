@@ -15,9 +15,10 @@ from dataclasses import dataclass
 
 import pytest
 
-from repro.lab import engine, guard
-from repro.lab.host import Host
-from repro.lab.verdict import Verdict
+from repro.lab import engine
+from repro.lab.engine import launcher
+from repro.lab.engine.host import Host
+from repro.lab.evidence.verdict import Verdict
 from tests import machine, scenes
 
 GROUP = "sglang.srt.plugins"
@@ -62,7 +63,7 @@ def hotfixed(installed, host, folder, scene, design: str, **arguments) -> Hotfix
         patch.setenv("PYTHONPATH", str(installed))
         patch.setenv("SGLANG_SHM_HOTFIX", design)
         environment = engine.environment("tiny", engine.CPU)
-        verdict = guard.run(scene, Namespace(**arguments), environment=environment, on=host, log=log)
+        verdict = launcher.run(scene, Namespace(**arguments), environment=environment, on=host, log=log)
     return Hotfixed(verdict, [line for line in log.read_text().splitlines() if line.startswith(SAYS)])
 
 

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from fixed.detach import detach
 from fixed.mutants import AS_RELEASED, MUTANTS
-from repro.lab import small_shm
-from repro.lab.pipeline import run
-from repro.lab.request import make_request
-from repro.lab.verdict import Refused
+from repro.lab.evidence.verdict import Refused
+from repro.lab.lifted import small_shm
+from repro.lab.lifted.experiment import run
+from repro.lab.lifted.request import make_request
 from tests import machine
 
 LAST, FIXED, CONTAINED = "0.5.12.post1", "0.5.13", "0.5.23"
@@ -128,7 +128,7 @@ def test_a_pure_wrap_that_is_sent_twice_is_caught():
     wrapped = {}
 
     def wrap_once(request):
-        from repro.lab import standins
+        from repro.lab.upstream import standins
 
         if not wrapped:
             detached = detach(request)

@@ -12,8 +12,8 @@ import nbformat
 import pytest
 from jupyter_client import KernelManager
 
-from repro.lab import source
-from repro.lab.transcript import numbered
+from repro.lab.teaching.transcript import numbered
+from repro.lab.upstream import source
 from scripts import notebooks
 from tests import machine
 from tests.test_browser import CHROMIUM, FLAGS
@@ -51,7 +51,7 @@ def test_an_error_that_is_not_expected_fails(tmp_path):
 
 
 def test_expect_fails_where_nothing_is_raised():
-    from repro.lab import show
+    from repro.lab.teaching import show
 
     with pytest.raises(AssertionError, match="nothing was raised"), show.expect(ValueError):
         pass
@@ -182,7 +182,7 @@ def test_a_notebook_that_is_killed_half_way_leaves_nothing(kill, tmp_path):
     client = manager.client()
     client.start_channels()
     client.wait_for_ready(timeout=60)
-    client.execute("from repro.lab import pipeline; pipeline.run(n=1, ranks=2, late=3.0)")
+    client.execute("from repro.lab.lifted import experiment; experiment.run(n=1, ranks=2, late=3.0)")
     machine.wait_for(lambda: machine.names() - before, 60, "a segment")
     kill(manager.provisioner.process.pid, signal.SIGKILL)
     machine.wait_for(lambda: not machine.names() - before, 20, "the segment to go")

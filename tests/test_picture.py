@@ -15,11 +15,11 @@ from xml.etree import ElementTree
 
 import pytest
 
-from repro.lab import graph as objects
-from repro.lab import picture
-from repro.lab.lanes import rows
-from repro.lab.recorder import Event
-from repro.lab.verdict import Refused
+from repro.lab import pictures
+from repro.lab.evidence.recorder import Event
+from repro.lab.evidence.verdict import Refused
+from repro.lab.pictures import objects as objects
+from repro.lab.pictures.lanes import rows
 
 TOKENIZER, SCHEDULER, RANK = (987654321, "tokenizer"), (987654322, "scheduler"), (987654323, "scheduler 1")
 SVG = "{http://www.w3.org/2000/svg}"
@@ -118,9 +118,9 @@ def words(svg):
 
 
 def test_the_failed_open_is_marked_and_named():
-    svg = picture.lanes(crash(), labels=labels(1))
+    svg = pictures.lanes(crash(), labels=labels(1))
     assert {"open name 1 fails", "FileNotFoundError (errno 2)", "at mm_utils.py:1564 __setstate__"} <= set(words(svg))
-    line = picture.lanes_text(crash(), labels(1)).splitlines()[5]
+    line = pictures.lanes_text(crash(), labels(1)).splitlines()[5]
     assert line.split() == [
         *["sample", "1", "x", "open", "name", "1:", "FileNotFoundError"],
         *["(errno", "2)", "at", "mm_utils.py:1564", "__setstate__"],
@@ -129,7 +129,7 @@ def test_the_failed_open_is_marked_and_named():
 
 def test_a_segment_is_named_then_unlinked_but_mapped_then_gone():
     assert [row.states for row in rows(crash())] == [["named"], ["named"], ["mapped"], ["gone"], ["gone"]]
-    assert {"named", "unlinked but mapped", "gone", "failed"} <= set(words(picture.lanes(crash())))
+    assert {"named", "unlinked but mapped", "gone", "failed"} <= set(words(pictures.lanes(crash())))
 
 
 def test_it_stays_mapped_until_the_last_one_closes():
@@ -159,18 +159,18 @@ def test_rows_are_few():
 
 @pytest.mark.parametrize("n", [1, 2, 8])
 def test_one_column_a_segment(n):
-    svg = picture.lanes(fixed(n), labels=labels(n))
+    svg = pictures.lanes(fixed(n), labels=labels(n))
     shown = words(svg)
     assert all((f"name {number}" if n < 4 else str(number)) in shown for number in range(1, n + 2))
     assert set(labels(n)) <= set(shown)
     assert float(read(svg).get("width")) <= 900
-    assert f"unlink name {n + 1}" in picture.lanes_text(fixed(n), labels(n))
+    assert f"unlink name {n + 1}" in pictures.lanes_text(fixed(n), labels(n))
 
 
 def test_names_times_and_pids_do_not_show():
     other = [replace(event, at=event.at * 3, pid=event.pid + 5, name=event.name[::-1]) for event in crash()]
-    svg = picture.lanes(crash(), labels=labels(1))
-    assert svg == picture.lanes(other, labels=labels(1))
+    svg = pictures.lanes(crash(), labels=labels(1))
+    assert svg == pictures.lanes(other, labels=labels(1))
     assert not any(secret in svg for secret in ("psm", "98765432", "91234"))
 
 
@@ -178,12 +178,12 @@ def test_how_the_sends_overlapped_does_not_show_unless_asked_for():
     one_by_one = fixed(2)
     overlapped = sorted(one_by_one, key=lambda event: (event.send > 0, event.role == "scheduler"))
     overlapped = [replace(event, at=float(at)) for at, event in enumerate(overlapped)]
-    assert picture.lanes(one_by_one) == picture.lanes(overlapped)
-    assert "may overlap" in picture.lanes_text(overlapped)
-    told = picture.lanes_text(overlapped, order="time")
+    assert pictures.lanes(one_by_one) == pictures.lanes(overlapped)
+    assert "may overlap" in pictures.lanes_text(overlapped)
+    told = pictures.lanes_text(overlapped, order="time")
     assert "| |" in told
     assert "may overlap" not in told
-    assert picture.lanes(overlapped, order="time") != picture.lanes(overlapped)
+    assert pictures.lanes(overlapped, order="time") != pictures.lanes(overlapped)
 
 
 def test_send_by_send_never_reorders_what_happened_to_a_name():
@@ -200,20 +200,20 @@ def test_ranks_are_told_apart_and_every_failure_shows():
     acts = [(TOKENIZER, "create+map", "/a", 0), (SCHEDULER, "open+map", "/a", 0), (RANK, "open+map", "/a", 0)]
     acts += [(SCHEDULER, "unlink", "/a", 0), (RANK, "unlink failed", "/a", 0, {"errno": 2})]
     acts += [(TOKENIZER, "create failed", "/b", 1, {"errno": 28})]
-    shown = words(picture.lanes(events(*acts)))
+    shown = words(pictures.lanes(events(*acts)))
     assert {"scheduler: open name 1, map", "scheduler 1: unlink name 1 fails", "create name 2 fails"} <= set(shown)
     assert "OSError (ENOSPC)" in shown
 
 
 def test_odd_words_are_escaped():
     odd = events((TOKENIZER, "create", "/<&\x00\"'>", 0), (SCHEDULER, "open failed", "/x", 0, {"where": "<&\x01>"}))
-    svg = picture.lanes(odd, labels=['<b> & "c"'], title="1 < 2 & \x02")
+    svg = pictures.lanes(odd, labels=['<b> & "c"'], title="1 < 2 & \x02")
     assert '<b> & "c"' in words(svg)
     assert read(svg).find(f"{SVG}title").text == "1 < 2 & \N{REPLACEMENT CHARACTER}"
 
 
 def test_nothing_happened():
-    assert words(picture.lanes([]))[-1] == picture.lanes_text([]) == "no shared-memory name was touched"
+    assert words(pictures.lanes([]))[-1] == pictures.lanes_text([]) == "no shared-memory name was touched"
     assert rows(events((TOKENIZER, "semaphore", "/sem", None))) == []
 
 
@@ -222,7 +222,7 @@ def test_nothing_happened():
 
 def test_what_is_shared_is_drawn_once():
     roots, _ = after_the_warm_up()
-    shown = words(picture.graph(roots))
+    shown = words(pictures.graph(roots))
     assert [word for word in shown if "#" in word and "Request" not in word] == [
         *[" ShmPointerMMData #1 ", " Item #1 ", " list #1 ", " MultimodalInputs #1 "]
     ]
@@ -231,7 +231,7 @@ def test_what_is_shared_is_drawn_once():
 
 def test_the_shared_path_is_told():
     roots, item = after_the_warm_up()
-    assert picture.graph_text(roots, item).splitlines() == [
+    assert pictures.graph_text(roots, item).splitlines() == [
         "request -> Request #1",
         "request.rid = 'a'",
         "request.mm_inputs -> MultimodalInputs #1",
@@ -249,21 +249,21 @@ def test_the_shared_path_is_told():
 
 def test_sharing_within_one_request_is_told():
     item = Item(Tensor((1, 2)))
-    told = picture.graph_text({"request": Request("a", MultimodalInputs([item, item]))}).splitlines()
+    told = pictures.graph_text({"request": Request("a", MultimodalInputs([item, item]))}).splitlines()
     assert told[-1] == "request.mm_inputs.mm_items[1] -> Item #1 (shared with request.mm_inputs.mm_items[0])"
 
 
 def test_what_was_copied_is_drawn_twice():
     source = request()
     other = copy.deepcopy(source)
-    shown = words(picture.graph({"request": source, "sample": other}))
+    shown = words(pictures.graph({"request": source, "sample": other}))
     assert {" MultimodalInputs #2 ", " list #2 ", " Item #2 ", " tensor (64, 1176) float32 #2 "} <= set(shown)
-    assert "shared" not in picture.graph_text({"request": source, "sample": other})
+    assert "shared" not in pictures.graph_text({"request": source, "sample": other})
 
 
 def test_the_mutated_object_is_marked_without_colour():
     roots, item = after_the_warm_up()
-    plain, marked = picture.graph(roots), picture.graph(roots, mutated=item)
+    plain, marked = pictures.graph(roots), pictures.graph(roots, mutated=item)
     assert " mutated " in words(marked)
     assert " mutated " not in words(plain)
     frames = [len(list(read(svg).iter(f"{SVG}polygon"))) for svg in (plain, marked)]
@@ -272,48 +272,48 @@ def test_the_mutated_object_is_marked_without_colour():
 
 def test_even_a_tensor_can_be_the_mutated_one():
     tensor = Tensor((64, 1176))
-    assert " mutated " in words(picture.graph({"request": request(tensor)}, mutated=tensor))
-    assert "float32 #1 (mutated)" in picture.graph_text({"request": request(tensor)}, tensor)
+    assert " mutated " in words(pictures.graph({"request": request(tensor)}, mutated=tensor))
+    assert "float32 #1 (mutated)" in pictures.graph_text({"request": request(tensor)}, tensor)
 
 
 def test_features_of_every_kind():
     numpy = pytest.importorskip("numpy")
-    told = picture.graph_text({"request": request([Tensor((3,)), Tensor((4,))], (Tensor((5,)),), numpy.zeros((2, 3)))})
+    told = pictures.graph_text({"request": request([Tensor((3,)), Tensor((4,))], (Tensor((5,)),), numpy.zeros((2, 3)))})
     for kind in ("list #2", "tuple #1", "tensor (4,) float32 #1", "array (2, 3) float64 #1"):
         assert f"-> {kind}" in told
     torch = pytest.importorskip("torch")
-    svg = picture.graph({"request": request(torch.full((2, 2), 1234.5))})
+    svg = pictures.graph({"request": request(torch.full((2, 2), 1234.5))})
     assert " tensor (2, 2) float32 #1 " in words(svg)
     assert "1234" not in svg
 
 
 def test_two_pointers_to_one_name_show_one_name():
-    told = picture.graph_text({"request": request(*(ShmPointerMMData(name) for name in ("/q", "/p", "/q")))})
+    told = pictures.graph_text({"request": request(*(ShmPointerMMData(name) for name in ("/q", "/p", "/q")))})
     assert [line.split(" = ")[1] for line in told.splitlines() if "shm_name" in line] == ["name 1", "name 2", "name 1"]
 
 
 def test_eight_samples():
     roots = {f"sample_{number}": request(ShmPointerMMData(f"/{number}")) for number in range(1, 9)}
-    shown = words(picture.graph(roots))
+    shown = words(pictures.graph(roots))
     assert {f" Request #{number} " for number in range(1, 9)} <= set(shown)
     assert [word.strip() for word in shown if word.startswith(" sample_")] == list(roots)
 
 
 def test_long_lists_are_cut():
-    told = picture.graph_text({"request": request(*(Tensor((number,)) for number in range(12)))})
+    told = pictures.graph_text({"request": request(*(Tensor((number,)) for number in range(12)))})
     assert "request.mm_inputs.mm_items[...] = 2 more" in told
 
 
 def test_odd_objects():
     odd = Request('<b>&"\x00\n\\N' + "é" * 50, None)
-    assert any("<b>&" in word for word in words(picture.graph({"<r&\n>": odd, "": object()})))
-    picture.graph({})
+    assert any("<b>&" in word for word in words(pictures.graph({"<r&\n>": odd, "": object()})))
+    pictures.graph({})
 
 
 def test_no_address_no_name_and_no_uuid_shows():
     source = request(ShmPointerMMData("/psm_1a2b3c4d"))
     source.rid = "0123456789abcdef" * 2
-    svg = picture.graph({"request": source})
+    svg = pictures.graph({"request": source})
     for thing in (source, source.mm_inputs, source.mm_inputs.mm_items, source.mm_inputs.mm_items[0]):
         assert str(id(thing)) not in svg
     assert not any(secret in svg for secret in ("psm", "0x", source.rid, "node"))
@@ -324,9 +324,9 @@ import builtins
 import tests.test_picture as here
 junk = [object() for _ in range({junk})]
 roots, item = here.after_the_warm_up()
-print(here.picture.graph(roots, mutated=item, title="t"))
-print(here.picture.graph({{f"sample_{{n}}": here.request() for n in range(8)}}))
-print(here.picture.lanes(here.fixed(8), labels=here.labels(8)))
+print(here.pictures.graph(roots, mutated=item, title="t"))
+print(here.pictures.graph({{f"sample_{{n}}": here.request() for n in range(8)}}))
+print(here.pictures.lanes(here.fixed(8), labels=here.labels(8)))
 assert not hasattr(builtins, "mg")
 """
 
@@ -351,7 +351,7 @@ def test_memory_graph_leaves_no_trace():
     memory_graph = pytest.importorskip("memory_graph")
     vars(builtins).pop("mg", None)
     before = {key: value for key, value in vars(memory_graph.config).items() if not key.startswith("__")}
-    picture.graph({"request": request()})
+    pictures.graph({"request": request()})
     assert not hasattr(builtins, "mg")
     assert before == {key: value for key, value in vars(memory_graph.config).items() if not key.startswith("__")}
 
@@ -366,23 +366,23 @@ def no_wheel(monkeypatch):
 
 
 def test_the_wheel_is_the_dot_that_is_used():
-    assert "pygraphviz" in picture.dot_path()
+    assert "pygraphviz" in pictures.dot_path()
 
 
 def test_else_the_one_on_the_path(no_wheel, monkeypatch, tmp_path):
     (tmp_path / "dot").write_text(f"#!{sys.executable}\n{objects.WHEEL}")
     (tmp_path / "dot").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert picture.dot_path() == str(tmp_path / "dot")
-    assert " Request #1 " in words(picture.graph({"request": request()}))
+    assert pictures.dot_path() == str(tmp_path / "dot")
+    assert " Request #1 " in words(pictures.graph({"request": request()}))
 
 
 def test_without_any_dot_the_text_is_shown_and_says_why(no_wheel, monkeypatch):
     monkeypatch.setenv("PATH", "")
     roots, item = after_the_warm_up()
-    assert picture.dot_path() is None
-    shown = words(picture.graph(roots, mutated=item))
-    assert shown[1:-2] == picture.graph_text(roots, item).splitlines()
+    assert pictures.dot_path() is None
+    shown = words(pictures.graph(roots, mutated=item))
+    assert shown[1:-2] == pictures.graph_text(roots, item).splitlines()
     assert "no dot on this machine" in shown[-1]
 
 
@@ -391,5 +391,5 @@ def test_a_dot_that_fails_is_refused_in_one_line(no_wheel, monkeypatch, tmp_path
     (tmp_path / "dot").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(Refused, match=r"^\S+/dot drew nothing \(broken\); .*pygraphviz") as refused:
-        picture.graph({"request": request()})
+        pictures.graph({"request": request()})
     assert "\n" not in str(refused.value)

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from fixed.detach import detach
-from repro.lab.pipeline import run
-from repro.lab.request import make_request
+from repro.lab.lifted.experiment import run
+from repro.lab.lifted.request import make_request
 from tests import machine, scenes
 
 

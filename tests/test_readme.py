@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from repro.lab import transcript
+from repro.lab.teaching import transcript
 from scripts import readme
 from tests import machine
 

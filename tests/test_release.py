@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from repro.lab import engine
-from repro.lab.host import Host
+from repro.lab.engine.host import Host
 from tests import machine
 
 pytestmark = pytest.mark.network

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from repro.lab import lift, pipeline, source, standins, verdict
-from repro.lab.verdict import Refused
+from repro.lab.evidence import verdict
+from repro.lab.evidence.verdict import Refused
+from repro.lab.lifted import experiment
+from repro.lab.upstream import lift, source, standins
 
 RELEASES = ["0.5.6", "0.5.8.post1", "0.5.9", "0.5.10.post1", "0.5.11", "0.5.12", "0.5.13", "0.5.16", "0.5.20", "0.5.23"]
 NAME = "srt/managers/mm_utils.py"
@@ -25,7 +27,7 @@ def cold_cache(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("release", RELEASES)
 def test_every_release_runs_and_crashes_where_it_is_affected(release):
-    one, two = pipeline.run(n=1, release=release), pipeline.run(n=2, release=release)
+    one, two = experiment.run(n=1, release=release), experiment.run(n=2, release=release)
     assert one.verdict.outcome == "survived"
     assert two.verdict.release == release
     assert two.verdict.is_the_crash() == (release in verdict.AFFECTED)
@@ -35,7 +37,7 @@ def test_every_release_runs_and_crashes_where_it_is_affected(release):
 @pytest.mark.network
 def test_0_5_9_unlinks_when_it_unpickles():
     """The same crash, but the consumer opens and unlinks in one step there."""
-    unlinks = [event.where for event in pipeline.run(n=2, release="0.5.9").events if event.what == "unlink"]
+    unlinks = [event.where for event in experiment.run(n=2, release="0.5.9").events if event.what == "unlink"]
     assert unlinks[0].endswith(" __setstate__")
 
 
@@ -124,4 +126,4 @@ def test_nothing_is_offered_that_is_both_real_and_a_standin():
 @pytest.mark.network
 def test_prepare_is_refused_where_upstream_has_the_fix():
     with pytest.raises(Refused, match="0 expansion points that share"):
-        pipeline.run(n=2, release="0.5.13", prepare=lambda request: request)
+        experiment.run(n=2, release="0.5.13", prepare=lambda request: request)

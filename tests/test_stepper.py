@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from fixed.detach import detach
-from repro.lab import source, stepper
-from repro.lab.recorder import note, recording
-from repro.lab.request import make_request
+from repro.lab.evidence.recorder import note, recording
+from repro.lab.lifted.request import make_request
+from repro.lab.teaching import stepper
+from repro.lab.upstream import source
 
 
 @pytest.fixture(scope="module")

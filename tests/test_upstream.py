@@ -14,8 +14,9 @@ from argparse import Namespace
 import pytest
 
 from fixed.mutants import MUTANTS
-from repro.lab import engine, guard
-from repro.lab.verdict import AFFECTED
+from repro.lab import engine
+from repro.lab.engine import launcher
+from repro.lab.evidence.verdict import AFFECTED
 from tests import machine, scenes
 from tests.lifted_upstream import CASES
 
@@ -58,7 +59,7 @@ def test_green_on_a_design(outcomes, design):
 def test_red_with_the_installed_package_and_green_with_the_fix_applied(host, tmp_path):
     """The file itself, on its own, with all of sglang imported."""
     environment, log = engine.environment("tiny", engine.CPU), tmp_path / "log"
-    verdict = guard.run(scenes.upstreams_test, Namespace(n=None), environment=environment, on=host, log=log)
+    verdict = launcher.run(scenes.upstreams_test, Namespace(n=None), environment=environment, on=host, log=log)
     assert verdict.answers == {"before": [4, 4, 0], "after": [4, 0, 0]}, log.read_text()[-2000:]
     assert log.read_text().count(f" : {SHARED}") == 4
 

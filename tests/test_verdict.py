@@ -6,8 +6,8 @@ import dataclasses
 
 import pytest
 
-from repro.lab import last_words
-from repro.lab.verdict import Verdict
+from repro.lab.evidence import last_words
+from repro.lab.evidence.verdict import Verdict
 
 NAME = "/psm_1a2b3c4d"
 LOG = f"""[2026-05-24 10:00:00] Load weight end.

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from repro.lab import vlm
+from repro.lab.engine import tiny_vlm
 from tests import machine
 
-BUILD = "import sys; from pathlib import Path; from repro.lab import vlm; vlm.build(Path(sys.argv[1]))"
+BUILD = "import sys; from pathlib import Path; from repro.lab import vlm; tiny_vlm.build(Path(sys.argv[1]))"
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -29,7 +29,7 @@ def built(tmp_path_factory):
 
 
 def test_the_same_to_the_byte(built):
-    assert digests(built) == digests(vlm.path())
+    assert digests(built) == digests(tiny_vlm.path())
 
 
 def test_about_two_and_a_half_megabytes(built):
@@ -37,9 +37,9 @@ def test_about_two_and_a_half_megabytes(built):
 
 
 def test_a_model_that_is_there_is_not_built_again(monkeypatch):
-    vlm.path()
-    monkeypatch.setattr(vlm.subprocess, "Popen", lambda *_, **__: pytest.fail("built again"))
-    assert vlm.path() == vlm.location()
+    tiny_vlm.path()
+    monkeypatch.setattr(tiny_vlm.subprocess, "Popen", lambda *_, **__: pytest.fail("built again"))
+    assert tiny_vlm.path() == tiny_vlm.location()
 
 
 def test_a_build_that_fails_leaves_nothing(monkeypatch, tmp_path):
@@ -49,18 +49,18 @@ def test_a_build_that_fails_leaves_nothing(monkeypatch, tmp_path):
         (folder / "config.json").write_text("{")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(vlm, "build", half)
+    monkeypatch.setattr(tiny_vlm, "build", half)
     with pytest.raises(KeyboardInterrupt):
-        vlm.main()
-    assert os.listdir(vlm.cache_directory()) == []
+        tiny_vlm.main()
+    assert os.listdir(tiny_vlm.cache_directory()) == []
 
 
 def test_another_recipe_is_another_place(monkeypatch):
-    here = vlm.location()
-    monkeypatch.setattr(vlm, "version", lambda name: "0")
-    assert vlm.location() != here
+    here = tiny_vlm.location()
+    monkeypatch.setattr(tiny_vlm, "version", lambda name: "0")
+    assert tiny_vlm.location() != here
 
 
 def test_heads_that_gpu_kernels_accept():
-    assert vlm.TEXT["hidden_size"] / vlm.TEXT["num_attention_heads"] == 64
-    assert vlm.VISION["hidden_size"] / vlm.VISION["num_heads"] == 64
+    assert tiny_vlm.TEXT["hidden_size"] / tiny_vlm.TEXT["num_attention_heads"] == 64
+    assert tiny_vlm.VISION["hidden_size"] / tiny_vlm.VISION["num_heads"] == 64

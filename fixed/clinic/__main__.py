@@ -12,12 +12,12 @@ from pathlib import Path
 from fixed.clinic import chart, goals, growth, measured, table
 from fixed.clinic.rows import NS, SIZES
 from fixed.designs import DESIGNS, ONE_SEGMENT
-from repro.lab import preflight
-from repro.lab.command import OneLineParser, count
-from repro.lab.kernel import SHM
+from repro.lab.engine.command import OneLineParser, count
+from repro.lab.evidence.inotify import SHM
+from repro.lab.evidence.verdict import Refused
+from repro.lab.lifted.request import shape_of
+from repro.lab.machine import preflight
 from repro.lab.progress import Progress
-from repro.lab.request import shape_of
-from repro.lab.verdict import Refused
 
 
 def main() -> int:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from fixed.designs import Design
-from repro.lab import source
-from repro.lab.pipeline import Run, run
-from repro.lab.request import FEATURES, TokenizedGenerateReqInput, make_request
+from repro.lab.lifted.experiment import Run, run
+from repro.lab.lifted.request import FEATURES, TokenizedGenerateReqInput, make_request
+from repro.lab.upstream import source
 
 PROMPTS, ITEMS, N = 2, 2, 3
 SHAPE = (8, 16)  # the battery asks what is right, not what it costs

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import ceil, floor, log10
 
 from fixed.clinic.rows import Row
-from repro.lab.svg import EDGE, PALE, SOFT, document, stroke, text
+from repro.lab.pictures.svg import EDGE, PALE, SOFT, document, stroke, text
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP = 200, 230, 52, 200, 40  # pixels: a panel, and what stands around it
 FLOOR = "#b8b8b8"

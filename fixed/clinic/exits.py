@@ -19,9 +19,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 from fixed.designs import DESIGNS, Design
 from fixed.mutants import AS_RELEASED, MUTANTS
-from repro.lab.bench import bench
-from repro.lab.guard import ROOT
-from repro.lab.kernel import SHM
+from repro.lab.engine.launcher import ROOT
+from repro.lab.evidence.inotify import SHM
+from repro.lab.lifted.pool import bench
 
 SITUATIONS = {"scheduler killed": "exits", "server killed": "by_sglang"}  # what it is called -> how it ends
 KILL = "sglang.srt.utils.common.kill_process_tree"
@@ -59,8 +59,8 @@ def _leaked(ending: str, designs: Sequence[str]) -> dict[str, int]:
 
 def names_of(design: Design) -> list[str]:
     """The names that a run of n = 3 makes whose scheduler is killed when the first sample is sent. They stay."""
-    from repro.lab.pipeline import run
-    from repro.lab.request import make_request
+    from repro.lab.lifted.experiment import run
+    from repro.lab.lifted.request import make_request
 
     return run(make_request(shape=(8, 16)), n=3, die=("send", 1), sweep=False, **design.knobs).names
 
@@ -74,7 +74,7 @@ def main() -> None:
     if ending == "by_sigkill":
         os.kill(os.getpid(), signal.SIGKILL)
     if ending == "by_sglang":
-        from repro.lab import standins
+        from repro.lab.upstream import standins
 
         kill = standins.process_tree().kill_process_tree
         for design in designs:

@@ -9,9 +9,9 @@ from multiprocessing import shared_memory
 from typing import Any
 
 from fixed.designs import Design
-from repro.lab.pipeline import Run, run
-from repro.lab.recorder import NAMING
-from repro.lab.request import make_request, shape_of
+from repro.lab.evidence.recorder import NAMING
+from repro.lab.lifted.experiment import Run, run
+from repro.lab.lifted.request import make_request, shape_of
 
 ROUNDS, ENOUGH, LONG = 5, 1 << 28, 2.0  # so many rounds, or what it takes to copy so many bytes or so many seconds
 TIMEOUT = 120.0

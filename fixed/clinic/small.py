@@ -5,8 +5,8 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 from fixed.designs import DESIGNS
-from repro.lab import small_shm
-from repro.lab.verdict import Refused, Verdict
+from repro.lab.evidence.verdict import Refused, Verdict
+from repro.lab.lifted import small_shm
 
 MEBIBYTES, SIZE, N = 64, 1120, 8
 SLOW = ["--ranks", "2", "--late", "0.1"]  # consumers that take their time, as a real one does: segments pile up

@@ -38,7 +38,7 @@ class Design:
 
     @property
     def knobs(self) -> dict[str, Any]:
-        """How the lab is told: arguments of `repro.lab.pipeline.run`."""
+        """How the lab is told: arguments of `repro.lab.lifted.experiment.run`."""
         return {"prepare": self.prepare, "points": self.points, "hooks": self.hooks}
 
     @property

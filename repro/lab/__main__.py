@@ -10,10 +10,12 @@ from argparse import Namespace
 from collections.abc import Iterator
 from typing import Any
 
-from repro.lab import pipeline, request, source, standins
-from repro.lab.bench import bench
-from repro.lab.command import OneLineParser, count
-from repro.lab.verdict import Refused
+from repro.lab.engine.command import OneLineParser, count
+from repro.lab.evidence.verdict import Refused
+from repro.lab.lifted import experiment as experiments
+from repro.lab.lifted import request
+from repro.lab.lifted.pool import bench
+from repro.lab.upstream import source, standins
 
 
 def main() -> int:
@@ -49,7 +51,7 @@ def experiment(arguments: Namespace) -> None:
         )
         for i in range(arguments.prompts)
     ]
-    result = pipeline.run(
+    result = experiments.run(
         made,
         n=arguments.n,
         release=arguments.release,
@@ -66,7 +68,7 @@ def experiment(arguments: Namespace) -> None:
         print("\n".join(told(result, events=arguments.events)))
 
 
-def told(result: pipeline.Run, *, events: bool) -> Iterator[str]:
+def told(result: experiments.Run, *, events: bool) -> Iterator[str]:
     """A run in lines for people: its sends with their names, and what is wrong with who owns what."""
     verdict = result.verdict
     yield f"sglang {verdict.release} in the lab, n = {verdict.n}: {verdict.outcome}"
@@ -116,11 +118,11 @@ def explain(release: str) -> Iterator[str]:
     used = {name for part in lifted for name in part.given}
     yield "passed in, the real thing:"
     yield f"  {', '.join(sorted(name for name in used if name not in standins.of_modules()))}"
-    yield "passed in, NOT sglang (repro/lab/standins.py, repro/lab/request.py):"
+    yield "passed in, NOT sglang (repro/lab/upstream/standins.py, repro/lab/lifted/request.py):"
     for name, standin in standins.of_modules().items():
         if name in used:
             yield f"  {name:<34} {standin.why}"
-    yield "and the scheduler's loop (repro/lab/scheduler.py): receive, unwrap, compare the bytes, answer; no model"
+    yield "and the scheduler's loop (repro/lab/lifted/scheduler_side.py): receive, unwrap, compare, answer; no model"
 
 
 def load(name: str) -> dict[str, Any]:
@@ -148,7 +150,7 @@ def parse() -> Namespace:
     parser.add_argument("--size", type=count, default=112, metavar="PIXELS", help="an image's side (default: 112)")
     parser.add_argument("--items", type=count, default=1, help="how many items a prompt has")
     parser.add_argument("--prompts", type=count, default=1, help="how many prompts the batch has")
-    parser.add_argument("--transport", choices=pipeline.TRANSPORTS, default="shm")
+    parser.add_argument("--transport", choices=experiments.TRANSPORTS, default="shm")
     parser.add_argument("--ranks", type=count, default=1, help="how many tensor-parallel ranks")
     parser.add_argument("--no-barrier", action="store_true", help="let rank 0 unwrap before the others open ...")
     parser.add_argument("--late", type=float, default=0.0, metavar="SECONDS", help="... after this long (default: 0)")

@@ -22,9 +22,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
-from repro.lab import device, preflight, vlm
-from repro.lab.command import OneLineParser
-from repro.lab.verdict import AFFECTED, Refused
+from repro.lab.engine import tiny_vlm
+from repro.lab.engine.command import OneLineParser
+from repro.lab.evidence.verdict import AFFECTED, Refused
+from repro.lab.machine import device, preflight
 
 SHM = Path("/dev/shm")
 PROC = Path("/proc")
@@ -140,7 +141,7 @@ def sglang() -> Check:
 
 def dot() -> Check:
     """A note without dot: object graphs are then shown as text."""
-    from repro.lab.picture import dot_path
+    from repro.lab.pictures import dot_path
 
     found = dot_path()
     if found:
@@ -177,7 +178,7 @@ def browser() -> Check:
 
 def cache() -> Check:
     """OK if the cache directory, or the folder that it would be made in, can be written. Makes nothing."""
-    folder = vlm.cache_directory()
+    folder = tiny_vlm.cache_directory()
     try:
         with tempfile.TemporaryFile(dir=next(path for path in (folder, *folder.parents) if path.exists())):
             return Check("OK", f"cache directory {folder}, writable")
@@ -189,7 +190,7 @@ def cache() -> Check:
 def tiny_model() -> Check:
     """A note if the tiny model is not built yet."""
     try:
-        place = vlm.location()
+        place = tiny_vlm.location()
     except PackageNotFoundError as error:
         return Check("FAIL", f"no tiny model can be built, {error.name} is missing", SET_UP)
     if place.is_dir():

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from repro.lab.pipeline import Run, run
-from repro.lab.request import make_request
-from repro.lab.verdict import Refused, Verdict
+from repro.lab.evidence.verdict import Refused, Verdict
+from repro.lab.lifted.experiment import Run, run
+from repro.lab.lifted.request import make_request
 
 LAST, BEFORE_LISTS, FIXED = "0.5.12.post1", "0.5.10.post1", "0.5.13"
 ADDRESS = "127.0.0.1:24231"  # nothing has to listen there: with one node, the engine listens itself
@@ -61,7 +61,7 @@ def table(*, engine: bool = True) -> Iterator[Measured]:
 
 def _host() -> Any:
     from repro.lab import engine
-    from repro.lab.host import Host
+    from repro.lab.engine.host import Host
 
     return Host(engine.environment(engine.TINY, engine.CPU))
 
@@ -92,10 +92,11 @@ def _engine(**options: Any) -> Callable[[Any], Verdict]:
 
 
 def _on(host: Any, scene: Callable[[Namespace], Any], **arguments: Any) -> Verdict:
-    from repro.lab import engine, guard
+    from repro.lab import engine
+    from repro.lab.engine import launcher
 
     environment = engine.environment(engine.TINY, engine.CPU)
-    return guard.run(scene, Namespace(n=2, **arguments), environment=environment, on=host)
+    return launcher.run(scene, Namespace(n=2, **arguments), environment=environment, on=host)
 
 
 def engine_scene(arguments: Namespace) -> list[str]:
@@ -116,7 +117,7 @@ def engine_scene(arguments: Namespace) -> list[str]:
 
 def two_images_scene(arguments: Namespace) -> list[str]:
     """In a guarded child: what sglang makes of one prompt with two images and n = 2, before anything is sent."""
-    from repro.lab.recorder import note
+    from repro.lab.evidence.recorder import note
 
     note("phase", phase="import")
     from sglang.srt.managers.io_struct import GenerateReqInput

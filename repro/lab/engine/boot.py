@@ -1,0 +1,110 @@
+"""Start sglang's own engine, on a GPU or, with a few different arguments, without one.
+
+On a CPU, sglang is imported once: its scheduler and its detokenizer are forked from the process that has imported it.
+With `spawn`, the three processes are started as sglang starts them, and each imports all of sglang again.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import multiprocessing
+import os
+from pathlib import Path
+from typing import Any
+
+from repro.lab.engine import deferred, sgl_kernel_standin, tiny_vlm
+from repro.lab.evidence.recorder import note
+from repro.lab.machine import device
+from repro.lab.machine.device import CPU, CUDA, Device
+
+__all__ = ["CPU", "CUDA", "SMALL_VLM", "TINY", "Device", "arguments", "environment", "import_sglang", "start"]
+
+SMALL_VLM = "Qwen/Qwen2.5-VL-3B-Instruct"
+TINY = "tiny"
+TINY_NEEDS = {"qwen2", "qwen2_vl", "qwen2_5_vl", "registry", "utils", "qwen_vl", "base_processor", "__init__"}
+MODELS, PROCESSORS = "sglang.srt.models", "sglang.srt.multimodal.processors"
+START_METHOD = "SGLANG_SHM_KIT_START_METHOD"  # environment variable: how the engine's processes are started
+EVERYWHERE = {"enable_multimodal": True, "skip_server_warmup": True, "disable_cuda_graph": True, "random_seed": 0}
+
+
+def default_model(device: Device) -> str:
+    """The model that a run takes if none is named."""
+    return TINY if device is CPU else SMALL_VLM
+
+
+def environment(model: str, device: Device, *, spawn: bool = False) -> dict[str, str]:
+    """What the engine's process has to find in its environment, besides what is there already. With `spawn`, and on a
+    GPU, sglang's processes are started as sglang starts them, and nothing that they import is put off."""
+    given = dict(device.environment)
+    if model == TINY:
+        given |= {"HF_HUB_OFFLINE": "1", "SGLANG_DISABLED_MODEL_ARCHS": ",".join(_unused(MODELS))}
+    if spawn or device is not CPU:
+        return {**given, START_METHOD: "spawn"}
+    put_off = [*deferred.UNUSED, *(f"{PROCESSORS}.{name}" for name in _unused(PROCESSORS) if model == TINY)]
+    return {
+        **given,
+        START_METHOD: "fork",
+        deferred.NAMES: ",".join(put_off),
+        "OPENBLAS_NUM_THREADS": "1",  # else numpy starts threads, and who has threads must not fork
+    }
+
+
+def arguments(model: str, device: Device) -> dict[str, Any]:
+    """The keyword arguments for `sglang.Engine`; builds the tiny model if it is asked for and not there yet."""
+    folder = str(tiny_vlm.path()) if model == TINY else model
+    return {"model_path": folder, **EVERYWHERE, **device.arguments}
+
+
+def start(model: str, name: str, **more: Any) -> Any:
+    """A running `sglang.Engine` on the device of that name, with `more` arguments if there are any. To be called in a
+    child only (see `guard`): if its scheduler dies, sglang kills the calling process and everything below it."""
+    note("phase", phase="model")
+    builder = tiny_vlm.builder() if model == TINY else None  # builds while this process imports
+    note("phase", phase="import")
+    sglang = import_sglang()
+    if builder and builder.wait():
+        raise OSError(f"the tiny model could not be built: its builder exited with {builder.returncode}")
+    note("phase", phase="boot")
+    engine = sglang.Engine(**{**arguments(model, device.DEVICES[name]), **more})
+    note("start_method", method=multiprocessing.get_start_method())
+    note("phase", phase="generate")
+    return engine
+
+
+def import_sglang() -> Any:
+    """The package sglang. If its processes are to be forked, everything that they need of it is imported now."""
+    if os.environ.get("SGLANG_USE_CPU_ENGINE") == "1":
+        sgl_kernel_standin.install_if_missing()
+    forks = os.environ.get(START_METHOD) == "fork"
+    if forks:
+        deferred.install()
+        _fork_where_sglang_spawns()
+    import sglang
+    import sglang.srt.entrypoints.engine
+
+    if forks:
+        from sglang.srt.managers.multimodal_processor import import_processors
+
+        import_processors(PROCESSORS)
+        importlib.import_module(f"{MODELS}.registry")
+    return sglang
+
+
+def _fork_where_sglang_spawns() -> None:
+    """From now on, `multiprocessing.set_start_method("spawn")`, which sglang calls before it starts its processes, sets
+    `fork`; but not in a process that has more than one thread: the child would wait for locks that nobody frees."""
+    original = multiprocessing.set_start_method
+
+    def set_start_method(method: str | None, force: bool = False) -> None:
+        chosen = "fork" if method == "spawn" and len(os.listdir("/proc/self/task")) == 1 else method
+        original(chosen, force=force)
+
+    multiprocessing.set_start_method = set_start_method
+
+
+def _unused(package: str) -> list[str]:
+    """The modules of a package of sglang that the tiny model does not need."""
+    spec = importlib.util.find_spec("sglang")
+    roots = spec.submodule_search_locations if spec else []
+    places = [Path(root, *package.split(".")[1:]) for root in roots]
+    return sorted({module.stem for place in places for module in place.glob("*.py")} - TINY_NEEDS)

@@ -1,0 +1,125 @@
+"""The command line that `repro/crash.py` and `fixed/crash.py` share: arguments in, verdict and exit status out."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from repro.lab.evidence.verdict import Outcome, Refused
+from repro.lab.machine import device, preflight
+from repro.lab.machine.device import Choice
+from repro.lab.progress import Progress
+
+PROMPT = "What is this?"
+KEPT, BROKEN, REFUSED, INTERRUPTED = 0, 1, 2, 130
+
+
+def main(scene: Callable[[Namespace], Any], promise: Outcome) -> int:
+    """Run `scene` as the command line says and print its verdict.
+
+    Returns 0 if the promised thing happened, 1 if something else did, 2 for bad usage or a missing part.
+    """
+    try:
+        arguments = parse(scene.__doc__ or "")
+        return run(scene, arguments, promise)
+    except Refused as refusal:
+        print(f"{Path(sys.argv[0]).name}: {refusal}", file=sys.stderr)
+        return REFUSED
+    except KeyboardInterrupt:
+        print("\ninterrupted: everything that was started is gone", file=sys.stderr)
+        return INTERRUPTED
+
+
+def run(scene: Callable[[Namespace], Any], arguments: Namespace, promise: Outcome) -> int:
+    """Check, run, print. Raises Refused if the run cannot be made as asked."""
+    preflight.require_linux()
+    preflight.require_parts()
+    from repro.lab import engine
+    from repro.lab.engine import launcher, report  # only now: they import parts that may be missing
+
+    choice = settle(arguments)
+    if choice.why:
+        print(f"{Path(sys.argv[0]).name}: {on_the_cpu(choice.why, arguments.model)}", file=sys.stderr)
+    with Progress(sys.stderr) as progress:
+        verdict = launcher.run(
+            scene,
+            arguments,
+            environment=engine.environment(arguments.model, choice.device, spawn=arguments.spawn),
+            log=arguments.log,
+            on_phase=progress.phase,
+        )
+    if arguments.json:
+        print(json.dumps(verdict.as_dict(), indent=2))
+    elif verdict.outcome != "refused":
+        print(report.text(verdict, promise))
+    if verdict.outcome == "refused":
+        raise Refused(verdict.message)
+    return KEPT if verdict.keeps(promise) else BROKEN
+
+
+def settle(arguments: Namespace) -> Choice:
+    """Replace `auto` and the defaults by what is there, check all of it, and return the choice of the device. Raises
+    Refused if something that was asked for is not there."""
+    from repro.lab import engine
+
+    choice = device.choose(arguments.device)
+    arguments.device = choice.device.name
+    arguments.model = arguments.model or engine.default_model(choice.device)
+    if arguments.image:
+        arguments.image = arguments.image.expanduser().resolve()
+        preflight.require_image(arguments.image)
+    if arguments.log:
+        arguments.log = arguments.log.expanduser().resolve()
+        preflight.require_writable(arguments.log, "--log")
+    preflight.require_shared_memory()
+    if arguments.model == engine.TINY:
+        preflight.require_cache()
+    else:
+        preflight.require_model(arguments.model)
+    return choice
+
+
+def on_the_cpu(why: str, model: str) -> str:
+    """The line that says what `auto` has taken, why, and how to get the other."""
+    return f"on the CPU, model {model}: {why}. For CUDA: {device.way_to_cuda()}"
+
+
+def parse(description: str) -> Namespace:
+    """The command line. Raises Refused, in one line, where argparse would print its usage."""
+    parser = OneLineParser(description=" ".join(description.split()))
+    parser.add_argument("--n", type=count, default=2, help="how many samples to ask for (default: %(default)s)")
+    parser.add_argument("--image", type=Path, metavar="FILE", help="an image (default: 112 x 112 pixels of crimson)")
+    parser.add_argument("--prompt", default=PROMPT, metavar="TEXT", help="what to ask (default: %(default)s)")
+    parser.add_argument(
+        "--model",
+        metavar="PATH_OR_ID",
+        help="a model's folder, a hub id, or `tiny`, which is built from a seed (default: tiny without a GPU)",
+    )
+    parser.add_argument("--device", choices=device.NAMES, default="auto", help="(default: cuda if it can be used)")
+    parser.add_argument("--spawn", action="store_true", help="on a CPU: start sglang's processes as sglang does")
+    parser.add_argument("--json", action="store_true", help="print the verdict as one JSON object and nothing else")
+    parser.add_argument("--log", type=Path, metavar="FILE", help="keep what sglang prints in FILE")
+    return parser.parse_args()
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Raises Refused, in one line, instead of printing its usage and leaving."""
+
+    def error(self, message: str) -> NoReturn:
+        raise Refused(f"{message}; see --help")
+
+
+def count(text: str) -> int:
+    """For argparse: a number of 1 or more."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number that will do: give 1 or more")
+    return value

@@ -1,0 +1,220 @@
+"""A process that has imported sglang once and forks an engine for each scene: three seconds instead of a whole boot.
+
+Each scene runs as if it were the first: it is forked from a process in which no engine ever was, in a session of its
+own, under a warden of its own, with its own environment, temporary folder and record. So a host survives every crash,
+and a scene finds nothing of the scenes before it. A host ends with the process that has started it.
+
+`python -m repro.lab.engine.host 'repro/crash.py' 'fixed/crash.py --n 3'` runs scripts, one after another, on one host.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import os
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from multiprocessing import resource_tracker
+from pathlib import Path
+
+from repro.lab import engine
+from repro.lab.engine import deferred, warden
+
+ROOT = Path(__file__).resolve().parents[3]
+ADDRESS = "SGLANG_SHM_KIT_HOST"  # environment variable: the host's socket (a descriptor), and what it has imported
+SERVE = "--serve"
+# What decides how sglang is imported. A host serves only scenes that would import it in the same way.
+DECIDES = (
+    "PYTHON",
+    "LD_",
+    "SGLANG_",
+    "TORCH",
+    "CUDA",
+    "HF_",
+    "TRANSFORMERS_",
+    "TRITON_",
+    "OMP_",
+    "MKL_",
+    "XDG_",
+    "HOME",
+)
+OURS = "SGLANG_SHM_"  # what the kit says to its own processes; of this, only two decide
+OURS_THAT_DECIDE = (engine.START_METHOD, deferred.NAMES)
+
+
+class Host:
+    """A running host, and this process's end of the socket to it. A context manager: at its end, the host ends."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        """Start a host with `environment` added to this process's. It imports sglang while this process goes on."""
+        self.folder = tempfile.mkdtemp(prefix="shm-kit-host-")
+        surroundings = {**os.environ, **environment, "PYTHONPATH": python_path()}
+        self.kind = kind_of(surroundings)
+        self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs, open(self._log, "wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "repro.lab.engine.host", SERVE, str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**surroundings, "TMPDIR": self.folder},
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+            )
+
+    def __enter__(self) -> Host:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def address(self) -> dict[str, str]:
+        """What a script has to find in its environment to use this host; it must inherit the socket, too."""
+        return {ADDRESS: f"{self.socket.fileno()}:{self.kind}"}
+
+    def close(self) -> None:
+        """End the host. A scene that runs goes on under its own warden."""
+        self.socket.close()
+        self.process.terminate()  # it may be in the middle of its import, of which it hears nothing
+        self.process.wait()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def last_words(self) -> str:
+        """What there is to say of a host that has ended: its last line; "" of one that lives."""
+        try:
+            self.process.wait(timeout=2)
+        except subprocess.TimeoutExpired:
+            return ""
+        lines = Path(self._log).read_text(errors="replace").strip().splitlines()
+        return f", and the host ended: {lines[-1] if lines else 'it printed nothing'}"
+
+    @property
+    def _log(self) -> str:
+        return f"{self.folder}/host.log"
+
+
+def fork_warden(host: int, stdin: int, stdout: int) -> None:
+    """Let the host whose socket is the descriptor `host` fork a warden that reads from `stdin` and writes to `stdout`.
+    Raises OSError if there is no host any more."""
+    with socket.socket(fileno=os.dup(host)) as connection:
+        socket.send_fds(connection, [b"warden"], [stdin, stdout])
+
+
+def for_scene(environment: Mapping[str, str], on: Host | None = None) -> int | None:
+    """The descriptor of a host that has imported what a scene with `environment` would import: that of `on`, or of the
+    host that this process has inherited; else None."""
+    if on:
+        descriptor, kind = on.socket.fileno(), on.kind
+    else:
+        descriptor, _, kind = os.environ.get(ADDRESS, "").partition(":")
+    return int(descriptor) if kind and kind == kind_of(environment) else None
+
+
+def kind_of(environment: Mapping[str, str]) -> str:
+    """A digest of all that decides how sglang is imported."""
+    names = [name for name in environment if name.startswith(DECIDES) and not name.startswith(OURS)]
+    names += [name for name in OURS_THAT_DECIDE if name in environment]
+    told = [sys.executable, *(f"{name}={environment[name]}" for name in sorted(names))]
+    return hashlib.sha256("\0".join(told).encode()).hexdigest()[:16]
+
+
+def python_path() -> str:
+    """`PYTHONPATH` for a process that has to find this package, from any working directory."""
+    inherited_path = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    return os.pathsep.join([str(ROOT), *(entry for entry in inherited_path if entry != str(ROOT))])
+
+
+def serve(descriptor: int) -> tuple[str, str] | None:
+    """Import sglang, then fork a warden for each request, until nobody holds the other end of the socket.
+
+    Returns None in the host itself. In the process that a warden has forked for its scene, it returns that scene.
+    """
+    import setproctitle
+
+    connection = socket.socket(fileno=descriptor)
+    folder = tempfile.gettempdir()
+    engine.import_sglang()
+    setproctitle.getproctitle()  # it finds its room now, or never: a scene gets an environment of its own
+    require_one_thread()
+    gc.freeze()  # nothing that is there now is ever looked at again, so its pages stay shared
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the wardens are reaped by the kernel
+    while True:
+        _, descriptors, *_ = socket.recv_fds(connection, 64, 2)
+        if not descriptors:
+            shutil.rmtree(folder, ignore_errors=True)
+            return None
+        if not os.fork():
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            connection.close()
+            return _guarded_scene(*descriptors)
+        for each in descriptors:
+            os.close(each)
+
+
+def _guarded_scene(stdin: int, stdout: int) -> tuple[str, str]:
+    """In the warden: everything, and then the end of this process. In the scene's process: the scene."""
+    os.setsid()
+    for given, standard in ((stdin, 0), (stdout, 1)):
+        os.dup2(given, standard)
+        os.close(given)
+    task = warden.read_task()
+    child = warden.start(task)
+    if child:
+        warden.watch(task, child)
+        os._exit(0)
+    os.environ.clear()
+    os.environ.update(task.environment)
+    forget_the_host()
+    return tuple(task.scene)
+
+
+def forget_the_host() -> None:
+    """Take back what a forked process would otherwise share with the host: the cached temporary folder, and the
+    resource tracker, if an import has started one."""
+    tempfile.tempdir = None
+    tracker = resource_tracker._resource_tracker
+    if tracker._fd is not None:
+        os.close(tracker._fd)
+        tracker._fd = tracker._pid = None
+
+
+def require_one_thread() -> None:
+    """Raise RuntimeError if this process has a second thread: locks that it holds would never be freed in a fork."""
+    threads = len(os.listdir("/proc/self/task"))
+    if threads > 1:
+        raise RuntimeError(f"a host must not fork: the import has started {threads - 1} threads")
+
+
+def main(words: Sequence[str]) -> int:
+    """Run scripts on one host, until one fails. Returns the exit status of the last one."""
+    with Host(engine.environment(engine.TINY, engine.CPU)) as host:
+        for script in words:
+            print(f"$ python {script}", flush=True)
+            try:
+                run = subprocess.run(
+                    [sys.executable, *shlex.split(script)],
+                    env={**os.environ, **host.address},
+                    pass_fds=[host.socket.fileno()],
+                )
+            except KeyboardInterrupt:  # the script, which was interrupted, too, has said so
+                return 130
+            if run.returncode:
+                return run.returncode
+            print(flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == [SERVE]:
+        from repro.lab.engine import child
+
+        scene = serve(int(sys.argv[2]))
+        sys.exit(child.main(*scene) if scene else 0)
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,256 @@
+"""Watches over one child whose whole process tree may die, hang or be abandoned, and cleans up after it.
+
+The warden is a small process between a script and the engine. It leads a session of its own, so neither Ctrl-C
+nor sglang's killing of its own tree reaches it; it is the tree's subreaper, so every orphan becomes its child; and
+it holds one end of a pipe to the script, so it learns at once when the script is gone, even by SIGKILL. Then, as
+after any other end, it kills what is left, unlinks the names that this run created, and removes the run's folder.
+
+It reads a `Task` (one JSON line) from standard input and writes JSON lines to standard output: a line for each
+phase of the child, and a last one, the `Report`. A warden is a process of its own (`main`), or one that a host has
+forked (`repro/lab/engine/host.py`): then the child is forked, too, and has sglang already.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import select
+import shutil
+import signal
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import psutil
+
+from repro.lab.evidence.inotify import SHM
+from repro.lab.evidence.recorder import NAMING, file_name
+
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+GRACE = 3.0  # seconds for the rest of a dying tree to go by itself
+TICK = 0.02
+
+
+@dataclass(frozen=True)
+class Task:
+    """What to run and for how long: the function `scene` (file and name) with the arguments `given` (JSON). `limits`
+    maps `boot` and `generate` to seconds; `folder` is removed at the end."""
+
+    scene: tuple[str, str]
+    given: str
+    environment: dict[str, str]
+    events: str
+    log: str
+    folder: str
+    limits: dict[str, float]
+
+
+@dataclass
+class Report:
+    """What was seen. `ended` is `exited`, `hung` or `abandoned`; `status` as `subprocess` gives it (-9: SIGKILL);
+    `seconds` maps each phase to its start, `answers` and `exit` to when they came, from the child's start on."""
+
+    ended: str
+    status: int | None = None
+    died: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    events: list[dict[str, Any]] = field(default_factory=list)
+    log: str = ""
+    segments: list[str] = field(default_factory=list)
+    processes: list[str] = field(default_factory=list)
+    remaining: list[str] = field(default_factory=list)
+
+
+def main() -> None:
+    """Run one task from standard input, in a child that is a Python of its own."""
+    task = read_task()
+    child = start(task)
+    if not child:
+        os.execve(sys.executable, [sys.executable, "-m", "repro.lab.engine.child", *task.scene], task.environment)
+    watch(task, child)
+
+
+def read_task() -> Task:
+    """The task from standard input, when this process has become what a warden is."""
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    line = bytearray()
+    while not line.endswith(b"\n"):
+        line += os.read(0, 1 << 20) or sys.exit()
+    return Task(**json.loads(line))
+
+
+def start(task: Task) -> int:
+    """Fork the child. Returns its pid; and 0 in the child itself, which then leads a session of its own, dies with the
+    warden, reads the scene's arguments from standard input and prints into the log."""
+    Path(task.events).touch()
+    given = Path(task.folder, "arguments.json")
+    given.write_text(task.given, encoding="utf-8")
+    child = os.fork()
+    if not child:
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        os.setsid()
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        log = os.open(task.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+        for stream, standard in ((os.open(given, os.O_RDONLY), 0), (log, 1), (log, 2)):
+            os.dup2(stream, standard)
+    return child
+
+
+def watch(task: Task, child: int) -> None:
+    """Follow the child to its end, clean up, and say the report."""
+    with open(task.events, "rb") as events:  # open to the end: so it can be seen that the folder is in use
+        _say(report=asdict(Watch(task, child, events).run()))
+
+
+class Watch:
+    """One task under way."""
+
+    def __init__(self, task: Task, child: int, events: BinaryIO) -> None:
+        self.task, self.child, self.events = task, child, events
+        self.began = time.monotonic()
+        self.report = Report(ended="")
+        self.titles: dict[int, str] = {}
+        self.statuses: dict[int, int] = {}
+        self.deadline = self.began + task.limits["boot"]
+        self.next_look = 0.0
+        self.part = b""
+
+    def run(self) -> Report:
+        """Follow the child to its end, clean up, and return what was seen."""
+        try:
+            self._follow()
+            self._note_survivors(GRACE if self.report.ended == "exited" else 0.0)
+            self._kill()
+            self._collect()
+            self._sweep()
+        finally:
+            self._kill()
+            shutil.rmtree(self.task.folder, ignore_errors=True)
+        return self.report
+
+    def _follow(self) -> None:
+        while not self.report.ended:
+            self._read_events()
+            self._look()
+            self._reap()
+            if self.child in self.statuses:
+                self.report.ended = "exited"
+            elif time.monotonic() > self.deadline:
+                self.report.ended = "hung"
+            elif select.select([0], [], [], TICK)[0] and not os.read(0, 1):
+                self.report.ended = "abandoned"
+        self.report.seconds["exit"] = time.monotonic() - self.began
+
+    def _read_events(self) -> None:
+        whole, _, self.part = (self.part + self.events.read()).rpartition(b"\n")
+        for event in map(json.loads, whole.splitlines()):
+            self.report.events.append(event)
+            if event["what"] == "answers":
+                self.report.seconds["answers"] = event["at"] - self.began
+            elif event["what"] == "phase":
+                self.report.seconds[event["phase"]] = event["at"] - self.began
+                if event["phase"] == "generate":
+                    self.deadline = event["at"] + self.task.limits["generate"]
+                self.next_look = 0.0
+                _say(phase=event["phase"])
+
+    def _look(self) -> None:
+        """Learn the processes' titles. sglang does not wait for its detokenizer, which may get its title only while
+        the first request waits; so look seldom during the boot, and often afterwards."""
+        if time.monotonic() > self.next_look:
+            self.titles |= {process.pid: title for process in _descendants() if (title := _title(process))}
+            self.next_look = time.monotonic() + (2 * TICK if "generate" in self.report.seconds else 0.5)
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if not pid:
+                return
+            self.statuses[pid] = os.waitstatus_to_exitcode(status)
+
+    def _note_survivors(self, grace: float) -> None:
+        until = time.monotonic() + grace
+        while (alive := _descendants()) and time.monotonic() < until:
+            self._reap()
+            time.sleep(TICK)
+        if self.report.ended == "exited":
+            self.report.processes = [f"{process.pid} {_title(process)}" for process in alive]
+
+    def _kill(self) -> None:
+        """Kill until nothing is left: a process may fork while its parent is being killed."""
+        until = time.monotonic() + 30
+        while (alive := _descendants()) and time.monotonic() < until:
+            for process in alive:
+                try:
+                    process.kill()
+                except psutil.NoSuchProcess:
+                    pass
+            time.sleep(TICK)
+            self._reap()
+        self.report.remaining = [f"{process.pid} {_title(process)}" for process in alive]
+
+    def _collect(self) -> None:
+        self._read_events()
+        self._reap()
+        self.report.status = self.statuses.get(self.child)
+        self.report.died = [f"tokenizer {_ending(self.report.status)}" if self.report.status is not None else ""]
+        self.report.died += [f"{role} gone with it" for role in sorted(self._gone())]
+        with open(self.task.log, "rb") as log:
+            log.seek(max(0, os.path.getsize(self.task.log) - (1 << 20)))
+            self.report.log = log.read().decode(errors="replace")
+
+    def _gone(self) -> list[str]:
+        """The roles of sglang's other processes that ended by themselves. (How, only their parent learns.)"""
+        alive = [entry.partition(" ")[2] for entry in self.report.processes]
+        titles = [title for title in self.titles.values() if title.startswith("sglang::") and title not in alive]
+        return [title.removeprefix("sglang::") for title in titles]
+
+    def _sweep(self) -> None:
+        """Unlink the names that this run created and that are still there; nothing else in /dev/shm is touched."""
+        created = [event for event in self.report.events if event["what"] in (*NAMING, "semaphore")]
+        files = dict.fromkeys(SHM / file_name(event["what"], event["name"]) for event in created)
+        self.report.segments = [file.name for file in files if file.exists()]
+        for file in files:
+            file.unlink(missing_ok=True)
+        self.report.remaining += [file.name for file in files if file.exists()]
+
+
+def _descendants() -> list[psutil.Process]:
+    """Every living process below this one, orphans included (this process is their subreaper)."""
+    alive = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if process.status() != psutil.STATUS_ZOMBIE:
+                alive.append(process)
+        except psutil.NoSuchProcess:
+            pass
+    return alive
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline()).strip()[:120]
+    except psutil.NoSuchProcess:
+        return ""
+
+
+def _ending(status: int) -> str:
+    return f"killed by {signal.Signals(-status).name}" if status < 0 else f"exited with {status}"
+
+
+def _say(**line: object) -> None:
+    try:
+        os.write(1, (json.dumps(line) + "\n").encode())
+    except OSError:  # the script is gone
+        pass
+
+
+if __name__ == "__main__":
+    main()

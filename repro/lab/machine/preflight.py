@@ -1,0 +1,124 @@
+"""What can be found wrong before anything is started. Standard library only: it must run where parts are missing."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from repro.lab.evidence.inotify import SHM
+from repro.lab.evidence.verdict import Refused
+
+PARTS = {
+    "sglang": "sglang",
+    "torch": "torch",
+    "transformers": "transformers",
+    "PIL": "pillow",
+    "psutil": "psutil",
+    "zmq": "pyzmq",
+}
+SHM_NEEDED = 16 << 20  # bytes: some dozen features of the largest image that the tiny model takes
+
+
+def require_linux() -> None:
+    """Raise Refused elsewhere: sglang and /dev/shm exist on Linux only."""
+    if sys.platform != "linux":
+        raise Refused(f"this runs on Linux only, not on {sys.platform}: use a Linux machine, a container or WSL 2")
+
+
+def require_parts() -> None:
+    """Raise Refused if a package that the engine needs is not installed here."""
+    missing = [package for module, package in PARTS.items() if importlib.util.find_spec(module) is None]
+    if missing:
+        raise Refused(f"{sys.executable} has no {', '.join(missing)}: run `make demo`, or use .venv/bin/python")
+
+
+def require_image(path: Path) -> None:
+    """Raise Refused unless `path` is an image that Pillow can read to its end."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except FileNotFoundError:
+        raise Refused(f"no image at {path}: give the path of a PNG or JPEG file, or leave --image out") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise Refused(f"cannot read {path} as an image ({_one_line(error)}): give a whole PNG or JPEG file") from None
+
+
+def require_model(model: str) -> None:
+    """Raise Refused unless `model` is a folder with a config.json, or an id whose config.json can be had."""
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise Refused(f"no config.json in {folder}: give a model's folder, a hub id, or `tiny`")
+    elif folder.exists() or model.startswith((".", "/", "~")) or model.count("/") != 1:
+        raise Refused(f"no model at {model}: give a model's folder, a hub id such as org/name, or `tiny`")
+    else:
+        _require_hub(model)
+
+
+def require_shared_memory() -> None:
+    """Raise Refused unless a segment can be made in /dev/shm and there is room for some."""
+    try:
+        with tempfile.TemporaryFile(dir=SHM):
+            room = os.statvfs(SHM)
+    except OSError as error:
+        raise Refused(f"cannot write to {SHM} ({error.strerror}): mount a tmpfs there that you may write to") from None
+    free = room.f_bavail * room.f_frsize
+    if free < SHM_NEEDED:
+        raise Refused(
+            f"{SHM} has {free / 2**20:.0f} MiB free and this needs {SHM_NEEDED >> 20}: free some of it (ls -lS {SHM}), "
+            "or make it larger (docker run --shm-size=1g)"
+        )
+
+
+def require_cache() -> None:
+    """Raise Refused if the tiny model is neither built nor can be built in the user's cache directory."""
+    from repro.lab.engine import tiny_vlm
+
+    if tiny_vlm.location().is_dir():
+        return
+    try:
+        tiny_vlm.cache_directory().mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=tiny_vlm.cache_directory()):
+            pass
+    except OSError as error:
+        raise Refused(
+            f"cannot write to the cache directory {tiny_vlm.cache_directory()} ({error.strerror}): "
+            "set XDG_CACHE_HOME to a folder that you may write to"
+        ) from None
+
+
+def require_writable(path: Path, option: str) -> None:
+    """Raise Refused, naming the `option`, unless the file at `path` can be written; leaves it as it was."""
+    new = not path.exists()
+    try:
+        with open(path, "ab"):
+            pass
+    except OSError as error:
+        raise Refused(f"cannot write {path} ({error.strerror}): give {option} a file in a folder that exists") from None
+    if new:
+        path.unlink()
+
+
+def _require_hub(model: str) -> None:
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.utils import logging
+
+    logging.set_verbosity(logging.CRITICAL)
+
+    try:
+        hf_hub_download(model, "config.json")
+    except Exception as error:  # no network, no such model, no right to it: the library's own word tells
+        raise Refused(
+            f"cannot get {model} from the hub ({_one_line(error)}): check the name and the network, "
+            "or give a model's folder, or `--model tiny`"
+        ) from None
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:160] or type(error).__name__

@@ -1,0 +1,184 @@
+"""Tokenizer | the kernel's name table | scheduler: who did what to which name, one row an act, downwards in time.
+
+Events become rows, each with the state of every segment after it; the text and the drawing are both made from the
+rows. Times, pids and random names do not get in: rows are ordinal, names are numbered as they turn up. How two
+processes overlap differs from run to run; so the rows go send by send, unless the order of time is asked for.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from errno import errorcode
+from itertools import accumulate, groupby
+from typing import Any, Literal
+
+from repro.lab.evidence.recorder import NAMING
+
+Order = Literal["send", "time"]
+ACTS = (
+    *("create", "create failed", "link", "link failed", "open", "open failed"),
+    *("map", "close", "unlink", "unlink failed"),
+)
+LEGEND = {"named": "named", "mapped": "unlinked but mapped", "gone": "gone", "failed": "failed"}
+GLYPHS = {"named": "|", "mapped": ":", "gone": " ", "failed": "x"}
+NOTHING = "no shared-memory name was touched"
+
+
+@dataclass(eq=False)
+class Segment:
+    """One segment while the events are read: is there a name for it, and how often does which process hold it?"""
+
+    name: str
+    named: bool = False
+    size: str = ""
+    held: Counter[int] = field(default_factory=Counter)
+
+    @property
+    def state(self) -> str:
+        return "named" if self.named else "mapped" if self.held.total() else "gone"
+
+    def apply(self, what: str, pid: int, known: bool) -> None:
+        """What the act changes. A process holds it from `create` or `open` (the descriptor; then the mapping) to
+        `close`; where neither `map` nor `close` was recorded at all, that is not `known`, and nobody does."""
+        if what in ("create", "link", "open", "unlink"):
+            self.named = what != "unlink"
+        if what == "close":
+            self.held[pid] = max(self.held[pid] - 1, 0)
+        elif known and (what in ("create", "open") or (what == "map" and not self.held[pid])):
+            self.held[pid] += 1
+
+
+@dataclass
+class Row:
+    """What one process did to one segment (by number), how that failed, and the state of every segment then."""
+
+    role: str
+    send: str
+    segment: int
+    words: str
+    error: str
+    where: str
+    size: str = ""
+    states: list[str] = field(default_factory=list)
+
+    @property
+    def left(self) -> bool:
+        return self.role.startswith("tokenizer")
+
+    @property
+    def failure(self) -> str:
+        """`FileNotFoundError (errno 2) at mm_utils.py:1564 __setstate__`."""
+        return " at ".join(filter(None, (self.error, self.where)))
+
+
+def rows(events: Iterable[Any], labels: Sequence[str] = (), order: Order = "send") -> list[Row]:
+    """The acts, as `order` says; events that are none of `ACTS` are left out. To keep it short, a `map` shares the row
+    of its `open` or `create`, and so does a `close` right after it in the same function, the name still being there."""
+    events = _ordered([event for event in events if event.what in ACTS], order)
+    known = any(event.what in ("map", "close") for event in events)
+    several = len({event.role for event in events if not event.role.startswith("tokenizer")}) > 1
+    segments: list[Segment] = []
+    found: list[Row] = []
+    newest: dict[int, Row] = {}  # of each process
+    for event in events:
+        segment = _segment(segments, event)
+        segment.apply(event.what, event.pid, known)
+        row = newest.get(event.pid)
+        here = row and row is found[-1] and _function(row.where) == _function(event.where)
+        joins = event.what == "map" or (event.what == "close" and segment.named and here)
+        if joins and row and row.segment == segments.index(segment) and not row.error:
+            row.words += f", {event.what}"
+        else:
+            row = newest[event.pid] = _row(event, segments.index(segment), labels, several)
+            row.states = [each.state for each in segments]
+            found.append(row)
+        if event.bytes is not None and not segment.size:
+            segment.size = row.size = _size(event.bytes)  # told once, where it is first known
+    for row in found:
+        row.states += ["gone"] * (len(segments) - len(row.states))
+    return found
+
+
+def text(events: Iterable[Any], labels: Sequence[str] = (), *, order: Order = "send") -> str:
+    """The rows as aligned plain text, with a column a segment in the middle and a legend below."""
+    found = rows(events, labels, order)
+    if not found:
+        return NOTHING
+    names = " ".join(str(number % 10) for number in range(1, len(found[0].states) + 1))
+    table = [("", "tokenizer", names, "scheduler")]
+    for send, acts in groupby(found, key=lambda row: row.send):
+        for first, row in enumerate(acts):
+            glyphs = [GLYPHS[state] for state in row.states]
+            if row.error:
+                glyphs[row.segment] = GLYPHS["failed"]
+            act = row.words + f" ({row.size})" * bool(row.size) + f": {row.failure}" * bool(row.error)
+            left, right = (act, "") if row.left else ("", act)
+            table.append(("" if first else send, left, " ".join(glyphs), right))
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in table]
+    legend = "   ".join(f"{GLYPHS[state]} {LEGEND[state]}" for state in ("named", "mapped", "failed"))
+    return "\n".join(
+        [*lines, "", f"the kernel's name table, in the middle:   {legend}   (blank) gone", *note(found, order)]
+    )
+
+
+def note(found: list[Row], order: Order) -> list[str]:
+    """What has to be said of the order: nothing, or one line."""
+    sends = [send for send, _ in groupby(row.send for row in found)]
+    apart = order == "send" and len(sends) == len(set(sends)) > 2  # the first is awaited: two cannot overlap
+    return ["The sends are shown one after the other; in a run they may overlap."] if apart else []
+
+
+def _ordered(events: list[Any], order: Order) -> list[Any]:
+    """In order of time; or send by send, which is one of the orders that could have been and the same in every run,
+    where that leaves the order of what happened to each name as it was."""
+    timed = sorted(events, key=lambda event: event.at)
+    if order == "time":
+        return timed
+    sends = list(accumulate((event.send for event in timed), lambda last, send: last if send is None else send))
+    ranks = [send or 0 for send in sends]
+    by_send = [timed[place] for place in sorted(range(len(timed)), key=ranks.__getitem__)]
+    kept = all(
+        [event for event in timed if event.name == name] == [event for event in by_send if event.name == name]
+        for name in {event.name for event in timed}
+    )
+    return by_send if kept else timed
+
+
+def _segment(segments: list[Segment], event: Any) -> Segment:
+    """The segment that the event is about: the newest of its name, or a new one."""
+    same = [segment for segment in segments if segment.name == event.name]
+    if not same or (event.what in NAMING and not same[-1].named):
+        segments.append(Segment(event.name))
+        return segments[-1]
+    mapped = [segment for segment in same if segment.held[event.pid]]
+    return mapped[0] if event.what == "close" and mapped else same[-1]
+
+
+def _row(event: Any, segment: int, labels: Sequence[str], several: bool) -> Row:
+    send = "" if event.send is None else labels[event.send] if event.send < len(labels) else f"send {event.send}"
+    act, _, failed = event.what.partition(" ")
+    words = f"{act} name {segment + 1}"
+    if several and not event.role.startswith("tokenizer"):
+        words = f"{event.role}: {words}"
+    error = _error(event.errno) if failed else ""
+    return Row(event.role, send, segment, words, error, event.where or "")
+
+
+def _function(where: str | None) -> str:
+    return (where or "").rpartition(" ")[2]
+
+
+def _error(errno: int | None) -> str:
+    """`FileNotFoundError (errno 2)`: what Python raises for it."""
+    if errno is None:
+        return "failed"
+    kind = type(OSError(errno, "")).__name__
+    return f"{kind} (errno {errno})" if kind != "OSError" else f"OSError ({errorcode.get(errno, f'errno {errno}')})"
+
+
+def _size(count: int) -> str:
+    scale = min(max(len(str(count)) - 1, 0) // 3, 3)
+    return f"{count / 1000**scale:.3g} {('bytes', 'kB', 'MB', 'GB')[scale]}"

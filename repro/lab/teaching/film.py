@@ -1,0 +1,135 @@
+"""The stepper's steps to look at: a player for Jupyter, and a filmstrip that needs no kernel."""
+
+from __future__ import annotations
+
+import html
+import re
+import textwrap
+from pathlib import Path
+from typing import Any
+
+from IPython.display import SVG
+
+from repro.lab import pictures
+from repro.lab.teaching.stepper import Step, Walk
+
+AROUND = 6  # lines of code that a frame shows before and after the one that is about to run
+COLUMNS, TILE = 2, 440  # of the filmstrip; pixels
+STYLE = """
+<style>
+.film {display: grid; grid-template-columns: minmax(0, 1.15fr) minmax(0, 0.85fr); gap: 12px; font-size: 13px}
+.film pre {margin: 0 0 6px; padding: 6px; border: 1px solid #999; font-size: 11.5px; line-height: 1.4; overflow-x: auto}
+.film .now {background: #ffe08a; color: #111; font-weight: bold}
+.film table {border-collapse: collapse; margin: 4px 0}
+.film tr, .film td, .film th {padding: 1px 10px 1px 0; line-height: 1.3; text-align: left; background: none}
+</style>
+"""
+
+
+def player(walk: Walk) -> Any:
+    """An ipywidgets box: play, a slider (arrow keys step it), and the frame: code, /dev/shm, and the object graph."""
+    import ipywidgets
+
+    pages = frames(walk)
+    play = ipywidgets.Play(min=0, max=len(pages) - 1, interval=700, description="play")
+    slider = ipywidgets.IntSlider(min=0, max=len(pages) - 1, description="step", continuous_update=True)
+    slider.layout.width = "60%"
+    shown = ipywidgets.HTML(pages[0])
+    ipywidgets.jslink((play, "value"), (slider, "value"))
+    slider.observe(lambda change: setattr(shown, "value", pages[change["new"]]), names="value")
+    return ipywidgets.VBox([ipywidgets.HBox([play, slider]), shown])
+
+
+def frames(walk: Walk) -> list[str]:
+    """One piece of HTML a step: the code around the line that is about to run, the names in /dev/shm, the graph."""
+    lines = Path(walk.path).read_text().splitlines() if walk.steps else []
+    drawn: dict[str, str] = {}
+    return [_frame(step, lines, drawn) for step in walk.steps]
+
+
+def filmstrip(walk: Walk, title: str = "") -> SVG:
+    """The moments that matter, one below the other, as one SVG: line, names in /dev/shm, object graph. It shows no
+    line of upstream's, so it may be kept."""
+    found = moments(walk)
+    tiles = [_tile(number, caption, step) for number, (caption, step) in enumerate(found, start=1)]
+    height = max(high for _, high in tiles)
+    placed = "".join(
+        f'<g transform="translate({16 + k % COLUMNS * TILE} {48 + k // COLUMNS * height:.0f})">{drawing}</g>'
+        for k, (drawing, _) in enumerate(tiles)
+    )
+    width, bottom = COLUMNS * TILE + 16, 48 + -(-len(tiles) // COLUMNS) * height
+    told = "; ".join(f"{caption}: {', '.join(_name_lines(step))}" for caption, step in found)
+    return SVG(
+        f'<svg xmlns="http://www.w3.org/2000/svg" role="img" width="{width}" height="{bottom:.0f}" '
+        f'viewBox="0 0 {width} {bottom:.0f}" style="max-width:100%;height:auto" '
+        f'font-family="Helvetica, Arial, sans-serif"><title>{html.escape(title)}</title>'
+        f'<desc>{html.escape(told)}</desc><rect width="100%" height="100%" fill="#ffffff"/>'
+        f'<text x="16" y="26" font-size="17" font-weight="bold">{html.escape(title)}</text>{placed}</svg>'
+    )
+
+
+def _tile(number: int, caption: str, step: Step) -> tuple[str, float]:
+    """One moment of the strip, and how high it is."""
+    inner, wide, high = _nested(pictures.graph(step.roots, mutated=step.mutated, title="\u00a0"))
+    scale = min(1.0, (TILE - 24) / wide)
+    state = ", ".join([f"line {step.line}", *_name_lines(step)])
+    drawing = (
+        f'<text y="16" font-size="15" font-weight="bold">{number}. {html.escape(caption)}</text>'
+        f'<text y="36" font-size="13">{html.escape(state)}</text>'
+        f'<svg y="40" width="{wide * scale:.0f}" height="{high * scale:.0f}" viewBox="0 0 {wide:.0f} {high:.0f}">'
+        f"{inner}</svg>"
+    )
+    return drawing, high * scale + 60
+
+
+def moments(walk: Walk) -> list[tuple[str, Step]]:
+    """The steps at which something has just happened, or is about to, each with a caption. What the scheduler does
+    meanwhile is awaited first, so the same run gives the same moments."""
+    found: list[tuple[str, Step]] = []
+    who = "warm-up"
+    for before, step in zip(walk.steps, walk.steps[1:], strict=False):
+        if "copy.copy(tokenized_objs[" in before.code:
+            who = "warm-up" if not any(caption.startswith("warm-up") for caption, _ in found) else _next_sample(found)
+            found.append((f"{who}: copied", step))
+        elif "_send_one_request(tokenized_obj)" in step.code:
+            found.append((f"{who}: about to be sent", step))
+        elif "_wait_one_response(" in before.code and "await" in before.code:
+            found.append((f"{who}: answered", step))
+    return found
+
+
+def _next_sample(found: list[tuple[str, Step]]) -> str:
+    return f"sample {1 + sum(caption.endswith('copied') for caption, _ in found[1:])}"
+
+
+def _frame(step: Step, lines: list[str], drawn: dict[str, str]) -> str:
+    first = max(0, step.line - 1 - AROUND)
+    excerpt = textwrap.dedent("\n".join(lines[first : step.line + AROUND])).split("\n")
+    code = "\n".join(
+        f'<span class="{"now" if number == step.line else "line"}">{number:5} {html.escape(text)}</span>'
+        for number, text in enumerate(excerpt, start=first + 1)
+    )
+    key = pictures.graph_text(step.roots, step.mutated) if step.roots else ""
+    if key not in drawn:
+        drawn[key] = pictures.graph(step.roots, mutated=step.mutated, title="\u00a0") if step.roots else ""
+    names = "".join(f"<tr><td>{html.escape(line)}</td></tr>" for line in _name_lines(step))
+    values = "".join(f"<tr><td>{k}</td><td>{html.escape(v)}</td></tr>" for k, v in step.variables.items())
+    return (
+        f'{STYLE}<div class="film" data-step="{step.number}"><div><pre>{code}</pre>'
+        f'<table class="names"><tr><th>/dev/shm</th></tr>{names}</table><table>{values}</table></div>'
+        f"<div>{drawn[key]}</div></div>"
+    )
+
+
+def _name_lines(step: Step) -> list[str]:
+    """One line a name; names by number, for they differ from run to run."""
+    rows = [f"name {k}: {'named' if there else 'gone'}" for k, there in enumerate(step.names.values(), start=1)]
+    return rows or ["no names yet"]
+
+
+def _nested(svg: str) -> tuple[str, float, float]:
+    """What is inside an SVG, and its width and height."""
+    box = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)
+    body = svg[svg.index(">", svg.index("<svg")) + 1 : svg.rindex("</svg>")]
+    body = re.sub(r"<(title|desc)>.*?</\1>", "", body, flags=re.DOTALL)
+    return body, float(box[1]), float(box[2])

@@ -1,0 +1,226 @@
+"""Grade an attempt at the fix: a function that prepares each copied request at the two expansion points.
+
+Two judges look at it. One calls it on requests of several kinds and compares who shares what; it finds the hint. The
+other is the lab, which sends what was prepared; it gives the verdict and the faults. Both must be content.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from repro.lab.evidence.verdict import Outcome
+from repro.lab.lifted.experiment import Prepare, run
+from repro.lab.lifted.request import MultimodalDataItem, TokenizedGenerateReqInput, arrays, checksums, make_request
+
+CASES: dict[str, Callable[[], TokenizedGenerateReqInput]] = {
+    "one image": lambda: make_request(),
+    "two images": lambda: make_request(items=2),
+    "a list of tensors": lambda: make_request("list"),
+    "a numpy array": lambda: make_request("numpy"),
+    "text only": lambda: make_request("text"),
+}
+FIELDS = ("rid", "input_ids", "sampling_params", "stream", "checksums")
+
+NOT_RETURNED = "prepare returned None: `return` the request at the end, also for a request without an image."
+UNTOUCHED = (
+    "The request came back as it was, so every copy still shares one mm_inputs, and with it one item. "
+    "Give the request a copy of mm_inputs, and go on from there."
+)
+COPIED_AGAIN = (
+    "The request was copied once more, but upstream has done that already. What is shared lies below it: "
+    "the copy's mm_inputs is still the source's. Copy that, and what it leads to."
+)
+SHARED_MM_INPUTS = (
+    "The items are new, but the new list went into the mm_inputs that all copies share: the next send starts from it. "
+    "Copy mm_inputs first, then give the copy its list."
+)
+SHARED_LIST = (
+    "The items are new, but they were put into the list that all copies share. Build a new list, "
+    "and put it into a copy of mm_inputs."
+)
+ONLY_MM_INPUTS = (
+    "mm_inputs is a copy now, but a shallow one: its mm_items is still the source's list. One level more: "
+    "a new list, with a copy of each item."
+)
+SAME_ITEMS = (
+    "The list is new, but the items in it are the source's, and wrapping replaces the feature in the item. "
+    "Copy each item, too."
+)
+REMEMBERED = (
+    "Two calls gave the same items: what was made for one send went out with another. "
+    "Make new copies for every call, and keep none."
+)
+DROPPED = (
+    "No crash, but the image is gone: the request is sent without (all of) its features, and the model would answer "
+    "blindly. Copy the items; leave none out."
+)
+MUTATED = (
+    "prepare changed the source: it wrote to an item that all copies share, or to the pixels in it. "
+    "Copy the item first, and write to the copy only."
+)
+DAMAGED = (
+    "Every send owns its items, but the bytes that arrive are not the source's. Do not change features, "
+    "their number, or their order."
+)
+UNEXPLAINED = "Nobody shares what they should not, and yet the lab found faults: read them."
+RIGHT = "Every send owns its mm_inputs, its list and its items; the pixels are still shared until they are wrapped."
+
+
+@dataclass(frozen=True, repr=False)
+class Grade:
+    """What an attempt came to. `case` is the first kind of request with something wrong; `verdict` and `faults` are
+    the lab's for it. `copied` is the price: bytes of tensor storage that prepare copied for each send of one image;
+    `shared` says whether the storage is still the source's (a right fix shares it)."""
+
+    passed: bool
+    case: str
+    verdict: Outcome
+    hint: str
+    faults: list[str]
+    copied: int
+
+    @property
+    def shared(self) -> bool:
+        """Whether no tensor storage was copied."""
+        return self.copied == 0
+
+    def __str__(self) -> str:
+        lines = [f"{'passed' if self.passed else 'not yet'}: {self.case}, {self.verdict}"]
+        lines += [f"  fault  {fault}" for fault in self.faults]
+        if self.passed:
+            lines.append(f"  price  {self.copied:,} bytes of tensor storage copied for each send")
+        return "\n".join([*lines, f"  hint   {self.hint}"])
+
+    __repr__ = __str__
+
+
+def grade(prepare: Prepare, *, n: int = 3) -> Grade:
+    """Try `prepare` on every kind of request in CASES, n samples each, and return the first failure with its hint,
+    or a pass with its price. An exception in `prepare` is a hint, too. Raises ValueError if n < 2: nothing is
+    expanded then."""
+    if n < 2:
+        raise ValueError(f"n = {n}: a request is copied from n = 2 on")
+    price: list[int] = []
+    for case, make in CASES.items():
+        hint, copied = _look(prepare, make(), case)
+        price.append(copied)
+        result = run(make(), n=n, prepare=prepare)
+        faults = result.faults()
+        if hint or faults:
+            return Grade(False, case, result.verdict.outcome, hint or UNEXPLAINED, faults, copied)
+    return Grade(True, f"all {len(CASES)} kinds of requests", "survived", _priced(price[0]), [], price[0])
+
+
+def _priced(copied: int) -> str:
+    if not copied:
+        return RIGHT
+    return (
+        f"Right, but dear: each send copies {copied:,} bytes of pixels that nobody changes, and wrapping copies them "
+        "into a segment anyway. Own the item, share the tensor."
+    )
+
+
+def _look(prepare: Prepare, source: TokenizedGenerateReqInput, case: str) -> tuple[str, int]:
+    """The hint for what `prepare` does to two copies of `source` ("" if all is well), and the bytes it copied."""
+    held = _Held(source)
+    sent = []
+    for _ in range(2):
+        given = copy.copy(source)
+        try:
+            sent.append(prepare(given))
+        except Exception as error:
+            return _raised(error, case), 0
+        if hint := _hint(held, given, sent[-1]):
+            return hint, 0
+    one, other = sent
+    if {id(item) for item in one.items()} & {id(item) for item in other.items()}:
+        return REMEMBERED, 0
+    known = {place for place, _ in _storages(source)}
+    return "", sum({place: size for place, size in _storages(one) if place not in known}.values())
+
+
+def _raised(error: Exception, case: str) -> str:
+    said = f"prepare raised {type(error).__name__}: {error}. The request: {case}."
+    if case == "text only":
+        return f"{said} Its mm_inputs is None: return such a request as it is."
+    if case in ("a list of tensors", "a numpy array"):
+        return f"{said} A feature is not always one tensor: copy the item that holds it, and leave the feature alone."
+    return f"{said} Read it as you would read a crash: from the bottom."
+
+
+class _Held:
+    """What a source request held before `prepare` was called."""
+
+    def __init__(self, source: TokenizedGenerateReqInput) -> None:
+        self.source = source
+        self.mm_inputs = source.mm_inputs
+        self.list = source.mm_inputs.mm_items if source.mm_inputs else []
+        self.items = list(self.list)
+        self.values = [_values(item) for item in self.items]
+        self.fields = {field: copy.deepcopy(getattr(source, field)) for field in FIELDS}
+
+    def is_mutated(self) -> bool:
+        """Whether one of the source's own items holds something else than it did, or other bytes."""
+        now = (value for item in self.items for value in _values(item))
+        before = (value for values in self.values for value in values)
+        if any(one is not other for one, other in zip(now, before, strict=True)):
+            return True
+        kept = TokenizedGenerateReqInput("kept", type(self.mm_inputs)(self.items)) if self.mm_inputs else self.source
+        return checksums(kept) != self.fields["checksums"]
+
+
+def _hint(held: _Held, given: TokenizedGenerateReqInput, got: Any) -> str:
+    """What is wrong with `got`, which `prepare` made of `given`, a copy of the source; "" if nothing is."""
+    if got is None:
+        return NOT_RETURNED
+    if not isinstance(got, TokenizedGenerateReqInput):
+        return f"prepare returned a {type(got).__name__}: it takes a request, and has to return a request."
+    if held.mm_inputs is not None and (hint := _hint_about_items(held, given, got)):
+        return hint
+    changed = [field for field in FIELDS if getattr(got, field) != held.fields[field]]
+    if changed:
+        return f"prepare changed the request's {', '.join(changed)}: only mm_inputs and its items are its business."
+    return ""
+
+
+def _hint_about_items(held: _Held, given: TokenizedGenerateReqInput, got: TokenizedGenerateReqInput) -> str:
+    if held.is_mutated():
+        return MUTATED
+    if got.mm_inputs is None or len(list(arrays(got))) < len(held.fields["checksums"]):
+        return DROPPED
+    items = got.items()
+    own = {id(item) for item in items}.isdisjoint(map(id, held.items))
+    if items is held.list and own:
+        return SHARED_LIST
+    if got.mm_inputs is held.mm_inputs:
+        if items is not held.list:
+            return SHARED_MM_INPUTS
+        return UNTOUCHED if got is given else COPIED_AGAIN
+    if items is held.list:
+        return ONLY_MM_INPUTS
+    if not own:
+        return _same_items(held, items)
+    return DAMAGED if checksums(got) != held.fields["checksums"] else ""
+
+
+def _same_items(held: _Held, items: list[MultimodalDataItem]) -> str:
+    shared = [number for number, item in enumerate(items, start=1) if any(item is other for other in held.items)]
+    if len(shared) == len(items):
+        return SAME_ITEMS
+    return f"Of {len(items)} items, number {', '.join(map(str, shared))} is still the source's. Copy every item."
+
+
+def _values(item: MultimodalDataItem) -> tuple[Any, Any]:
+    return item.feature, item.precomputed_embeddings
+
+
+def _storages(request: TokenizedGenerateReqInput) -> Iterator[tuple[int, int]]:
+    """Where each array of a request has its bytes, and how many they are."""
+    import torch
+
+    for array in arrays(request):
+        storage = torch.as_tensor(array).untyped_storage()
+        yield storage.data_ptr(), storage.nbytes()

@@ -1,0 +1,98 @@
+"""What notebooks show: pictures as SVG that needs no kernel, commands with their output, errors that must happen."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import subprocess
+import sys
+from argparse import Namespace
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from IPython.display import SVG, clear_output
+
+from repro.lab import engine, pictures
+from repro.lab.engine import child, launcher, report
+from repro.lab.engine.command import PROMPT, on_the_cpu, settle
+from repro.lab.engine.host import Host
+from repro.lab.engine.launcher import ROOT
+from repro.lab.evidence.verdict import Outcome, Verdict
+from repro.lab.lifted.experiment import Run
+from repro.lab.progress import SAYS
+from repro.lab.teaching import transcript
+
+
+def lanes(run: Run, title: str = "") -> SVG:
+    """tokenizer | the kernel's name table | scheduler, for a run."""
+    return SVG(pictures.lanes(run.events, labels=run.labels, title=title))
+
+
+def graph(roots: Mapping[str, object], mutated: object = None, title: str = "") -> SVG:
+    """Who shares what: requests, `mm_inputs`, `mm_items`, items, features."""
+    return SVG(pictures.graph(roots, mutated=mutated, title=title))
+
+
+def command(line: str) -> None:
+    """Run a command of this repository (`python repro/crash.py`) and print what it prints, without this machine's
+    paths and upstream's source lines. Raises RuntimeError if it does not exit with 0."""
+    words = line.removeprefix("python ").split()
+    run = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True)
+    print(transcript.shown(run.stdout + run.stderr), end="")
+    if run.returncode:
+        raise RuntimeError(f"{line} exited with status {run.returncode}")
+
+
+def script(path: str, promise: Outcome, *, n: int = 2) -> Verdict:
+    """Run the scene of `repro/crash.py` or `fixed/crash.py` on the real engine, in a child, with its phases shown
+    while they last; print and return the verdict. Raises AssertionError if the promise is not kept.
+
+    The first call starts a host, which imports sglang. Each later call in the same kernel takes about three seconds.
+    """
+    arguments = Namespace(n=n, image=None, prompt=PROMPT, model=None, device="auto", log=None)
+    choice = settle(arguments)
+
+    def live(phase: str) -> None:
+        clear_output(wait=True)
+        print(f"{SAYS.get(phase, phase)} ...")
+
+    live("import")
+    scene = child.load(ROOT / path, "scene")
+    environment = engine.environment(arguments.model, choice.device)
+    verdict = launcher.run(scene, arguments, environment=environment, on=_host(), on_phase=live)
+    clear_output(wait=True)
+    if choice.why:
+        print(on_the_cpu(choice.why, arguments.model))
+    print(transcript.shown(report.text(verdict, promise)), end="")
+    assert verdict.keeps(promise), f"{path} promised {promise!r}"
+    return verdict
+
+
+@functools.cache
+def _host() -> Host:
+    """This kernel's host. It ends with the kernel."""
+    host = Host(engine.environment(engine.TINY, engine.CPU))
+    atexit.register(host.close)
+    return host
+
+
+@contextlib.contextmanager
+def expect(error: type[BaseException]) -> Iterator[None]:
+    """A context that must raise `error`: prints it in one line. Raises AssertionError if nothing is raised; any other
+    error passes through."""
+    try:
+        yield
+    except error as raised:
+        print(f"{type(raised).__name__}: {raised}")
+    else:
+        raise AssertionError(f"{error.__name__} was expected, and nothing was raised")
+
+
+def rows(table: list[Mapping[str, Any]]) -> None:
+    """Print dictionaries of one kind as an aligned table."""
+    heads = list(table[0])
+    texts = [[str(row[head]) for head in heads] for row in table]
+    widths = [max(map(len, column)) for column in zip(heads, *texts, strict=True)]
+    for line in ([*heads], *texts):
+        print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())

@@ -1,0 +1,143 @@
+"""The lifted `_handle_batch_request`, line by line: what the code is about to do, what it has, what /dev/shm holds."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any
+
+from repro.lab.evidence import recorder
+from repro.lab.evidence.inotify import SHM
+from repro.lab.lifted.experiment import Prepare, Run, run
+from repro.lab.lifted.request import TokenizedGenerateReqInput, arrays, make_request
+from repro.lab.upstream import source
+from repro.lab.upstream.expansion import FUNCTION
+
+SOURCE, COPIED = "tokenized_objs", "tokenized_obj"
+
+
+@dataclass
+class ShmPointerMMData:
+    """A pointer as it looked at a step (a real one would open its segment when it is copied)."""
+
+    shm_name: str
+    shape: Any
+    dtype: Any
+
+
+@dataclass
+class Step:
+    """The moment before one line runs.
+
+    `line` and `code` are the release's; `variables` the small locals, as text; `roots` the requests as they were,
+    with what they share still shared; `mutated` the source's item that no longer holds its feature, if there is one;
+    `names` each name of the run so far, and whether it is still in /dev/shm; `sends` how many sends were made.
+    """
+
+    number: int
+    line: int
+    code: str
+    variables: dict[str, str]
+    roots: dict[str, Any]
+    mutated: Any
+    names: dict[str, bool]
+    sends: int
+
+
+@dataclass
+class Walk:
+    """All steps of one run, the run, and the path of the file that the lines are of."""
+
+    steps: list[Step]
+    run: Run
+    path: Path
+
+
+def walk(
+    request: TokenizedGenerateReqInput | Sequence[TokenizedGenerateReqInput] | None = None,
+    *,
+    n: int = 2,
+    release: str = source.INSTALLED,
+    prepare: Prepare | None = None,
+) -> Walk:
+    """Run `request` n times (as `pipeline.run` does) and look before every line of `_handle_batch_request`."""
+    requests = request if request is not None else make_request()
+    watcher = _Watcher()
+    result = run(requests, n=n, release=release, prepare=prepare, trace=watcher.trace)
+    code = source.read(source.name_of(release), source.TOKENIZER_MANAGER)
+    return Walk(watcher.steps, result, code.path)
+
+
+@dataclass
+class _Watcher:
+    steps: list[Step] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+
+    def trace(self, frame: FrameType, event: str, _: Any) -> Callable | None:
+        """For `sys.settrace`: look into the one function, and into nothing that it calls."""
+        code = frame.f_code
+        if code.co_name != FUNCTION:
+            return None
+        if event == "line":
+            self.steps.append(self._step(frame))
+        return self.trace
+
+    def _step(self, frame: FrameType) -> Step:
+        held = frame.f_locals
+        roots = {f"{SOURCE}[{i}]": request for i, request in enumerate(held.get(SOURCE, ()))}
+        if COPIED in held:
+            roots[COPIED] = held[COPIED]
+        seen = snapshot(roots)
+        events = recorder.read(recorder.account_path())
+        created = [event.name for event in events if event.what in recorder.NAMING]
+        return Step(
+            number=len(self.steps),
+            line=frame.f_lineno,
+            code=self._line(frame.f_code, frame.f_lineno),
+            variables=_variables(held),
+            roots=seen,
+            mutated=_mutated(seen),
+            names={name: (SHM / name.lstrip("/")).exists() for name in created},
+            sends=len({event.send for event in events if event.role == "tokenizer" and event.send is not None}),
+        )
+
+    def _line(self, code: CodeType, number: int) -> str:
+        """The source line as released: read from the release's file, so a plugged-in fix does not show."""
+        if not self.lines:
+            self.lines = Path(code.co_filename).read_text().splitlines()
+        return self.lines[number - 1]
+
+
+def snapshot(roots: dict[str, Any]) -> dict[str, Any]:
+    """The requests as they are now: copied deeply, but for the tensors, with sharing kept, and no segment opened."""
+    keep: dict[int, Any] = {}
+    for request in roots.values():
+        keep[id(request.time_stats)] = request.time_stats
+        for array in arrays(request):
+            pointer = hasattr(array, "shm_name")
+            keep[id(array)] = ShmPointerMMData(array.shm_name, array.shape, array.dtype) if pointer else array
+    return copy.deepcopy(roots, keep)
+
+
+def _mutated(roots: dict[str, Any]) -> Any:
+    """The first item of a source request that holds a pointer."""
+    for name, request in roots.items():
+        if name != COPIED:
+            for item in request.items():
+                values = item.feature if isinstance(item.feature, (list, tuple)) else [item.feature]
+                if any(isinstance(value, ShmPointerMMData) for value in values):
+                    return item
+    return None
+
+
+def _variables(held: dict[str, Any]) -> dict[str, str]:
+    """The locals that matter, as text, in the order in which they were bound."""
+    shown = {name: str(held[name]) for name in ("batch_size", "i", "rids") if name in held}
+    if COPIED in held:
+        request = held[COPIED]
+        shown["tokenized_obj.rid"] = request.rid
+        shown["max_new_tokens"] = str(request.sampling_params.max_new_tokens)
+    return shown

@@ -1,0 +1,173 @@
+"""sglang's own functions and classes, taken out of a release's source and made runnable.
+
+What is lifted is compiled from the release's file with its true name and line numbers, so tracebacks and debuggers
+show upstream's lines. What a lifted definition needs of its module is lifted with it; what it needs from elsewhere is
+passed in, and `Lifted.given` says what that was.
+"""
+
+from __future__ import annotations
+import __future__ as future
+
+import ast
+import builtins
+import functools
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+from repro.lab.evidence.verdict import Refused
+from repro.lab.upstream.source import Source
+
+LAZY_ANNOTATIONS = future.annotations.compiler_flag  # so that annotations need nothing passed in
+
+
+@dataclass
+class Lifted:
+    """A module made of lifted definitions. `lines` maps each to its line in the release's file; `given` are the
+    names, of all that were offered, that the definitions really use."""
+
+    source: Source
+    module: ModuleType
+    lines: dict[str, int] = field(default_factory=dict)
+    given: list[str] = field(default_factory=list)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("module", "source"):  # not set yet: while it is being copied or unpickled
+            raise AttributeError(name)
+        return getattr(self.module, name)
+
+
+def lift(source: Source, names: Iterable[str], offered: Mapping[str, Any]) -> Lifted:
+    """The definitions `names` of `source`, with those of its module that they need, as a module of its own.
+
+    A name is a function, a class, or `Class.method`; methods are put into a class of that name whose base is
+    `offered[Class]`. `offered` comes before the module's own definitions. The module is registered in `sys.modules`,
+    so that lifted classes can be pickled. Raises Refused if the release lacks a name or needs one not offered.
+    """
+    tree = _parsed(source.text)
+    wanted = list(names)
+    nodes = [_find(tree, name, source) for name in wanted if "." not in name]
+    nodes += _classes_of_methods(tree, [name for name in wanted if "." in name], source)
+    nodes, missing = _closure(tree, nodes, set(offered))
+    if missing:
+        raise Refused(f"sglang {source.release}: {source.path.name} needs {', '.join(sorted(missing))}: not offered")
+    body = sorted(nodes, key=lambda node: node.lineno)
+    module = ModuleType(module_name(source))
+    used = sorted(set().union(*map(_free_names, body)) & set(offered)) if body else []
+    vars(module).update({name: offered[name] for name in used})
+    sys.modules[module.__name__] = module
+    code = compile(ast.Module(body, []), str(source.path), "exec", flags=LAZY_ANNOTATIONS, dont_inherit=True)
+    exec(code, vars(module))
+    lines = {label: line for node in body for label, line in _lines(node)}
+    return Lifted(source, module, lines, used)
+
+
+def has(source: Source, name: str) -> bool:
+    """Whether the release defines `name`, a function, a class, or `Class.method`."""
+    try:
+        tree = _parsed(source.text)
+        return bool(_find(tree, name, source) if "." not in name else _classes_of_methods(tree, [name], source))
+    except Refused:
+        return False
+
+
+def module_name(source: Source) -> str:
+    """The name that the lifted module has in `sys.modules`, the same in every process."""
+    return f"lifted_{source.path.stem}_{source.release}".replace(".", "_")
+
+
+@functools.cache
+def _parsed(text: str) -> ast.Module:
+    return ast.parse(text)
+
+
+def _find(tree: ast.Module, name: str, source: Source) -> ast.stmt:
+    found = _top_level(tree).get(name)
+    if found is None:
+        raise Refused(f"sglang {source.release} has no {name} in {source.path.name}")
+    return found
+
+
+def _top_level(tree: ast.Module) -> dict[str, ast.stmt]:
+    """Every function, class and plain assignment at the top of the module, by the name that it binds."""
+    bound: dict[str, ast.stmt] = {}
+    for node in tree.body:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            bound[node.name] = node
+        elif isinstance(node, ast.Assign):
+            bound |= {target.id: node for target in node.targets if isinstance(target, ast.Name)}
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value:
+            bound[node.target.id] = node
+    return bound
+
+
+def _classes_of_methods(tree: ast.Module, names: list[str], source: Source) -> list[ast.stmt]:
+    """For each class, one definition that holds the wanted methods alone, over the class of that name offered."""
+    made = []
+    for owner in dict.fromkeys(name.partition(".")[0] for name in names):
+        cls = _find(tree, owner, source)
+        methods = {node.name: node for node in cls.body if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))}
+        chosen = [name.partition(".")[2] for name in names if name.startswith(f"{owner}.")]
+        for method in chosen:
+            if method not in methods:
+                raise Refused(f"sglang {source.release} has no {owner}.{method} in {source.path.name}")
+        base = ast.Name(owner, ast.Load())
+        body = [methods[method] for method in chosen]
+        made.append(ast.fix_missing_locations(_like(cls, name=owner, bases=[base], body=body)))
+    return made
+
+
+def _like(cls: ast.ClassDef, *, name: str, bases: list[ast.expr], body: list[ast.stmt]) -> ast.ClassDef:
+    fields = dict(name=name, bases=bases, keywords=[], body=body, decorator_list=[])
+    if "type_params" in cls._fields:  # Python 3.12
+        fields["type_params"] = []
+    return ast.copy_location(ast.ClassDef(**fields), cls)
+
+
+def _closure(tree: ast.Module, nodes: list[ast.stmt], offered: set[str]) -> tuple[list[ast.stmt], set[str]]:
+    """`nodes` with the module's definitions that they need, and the names that are neither there nor offered."""
+    top, todo, taken, missing = _top_level(tree), list(nodes), list(nodes), set()
+    while todo:
+        for name in _free_names(todo.pop()) - offered:
+            if name not in top:
+                missing.add(name)
+            elif not any(node is top[name] or getattr(node, "name", None) == name for node in taken):
+                taken.append(top[name])
+                todo.append(top[name])
+    return taken, missing
+
+
+def _free_names(node: ast.stmt) -> set[str]:
+    """The names that `node` reads and does not bind, annotations and builtins left out."""
+    seen = list(_without_annotations(node))
+    bound = {inner.id for inner in seen if isinstance(inner, ast.Name) and not isinstance(inner.ctx, ast.Load)}
+    bound |= {inner.arg for inner in seen if isinstance(inner, ast.arg)}
+    bound |= {inner.name for inner in seen if isinstance(inner, ast.ExceptHandler) and inner.name}
+    imports = [inner for inner in seen if isinstance(inner, (ast.Import, ast.ImportFrom))]
+    bound |= {(alias.asname or alias.name).partition(".")[0] for inner in imports for alias in inner.names}
+    globals_ = {name for inner in seen if isinstance(inner, ast.Global) for name in inner.names}
+    read = {inner.id for inner in seen if isinstance(inner, ast.Name) and isinstance(inner.ctx, ast.Load)}
+    own = {node.name} if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) else set()
+    return (read - (bound - globals_) - own - set(dir(builtins))) | globals_
+
+
+def _without_annotations(node: ast.AST) -> Iterable[ast.AST]:
+    yield node
+    for name, value in ast.iter_fields(node):
+        if name in ("annotation", "returns"):
+            continue
+        for child in value if isinstance(value, list) else [value]:
+            if isinstance(child, ast.AST):
+                yield from _without_annotations(child)
+
+
+def _lines(node: ast.stmt) -> Iterable[tuple[str, int]]:
+    if isinstance(node, ast.ClassDef) and node.bases and getattr(node.bases[0], "id", None) == node.name:
+        yield from ((f"{node.name}.{method.name}", method.lineno) for method in node.body)
+    elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+        yield node.name, node.lineno
+    else:
+        target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+        yield target.id, node.lineno
