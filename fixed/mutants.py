@@ -7,7 +7,7 @@ import copy
 from typing import Any
 
 from fixed.designs import Design
-from fixed.designs.copies_at_both_points import detach
+from fixed.designs.detach import detach
 
 
 def only_mm_inputs(request: Any) -> Any:

@@ -29,7 +29,7 @@ def fresh(code: str) -> float:
 
 def milliseconds(**knobs) -> float:
     """Of one experiment."""
-    from repro.lab.lifted.experiment import run
+    from repro.lab.lifted import run
 
     began = time.perf_counter()
     run(**knobs)
@@ -41,20 +41,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args().rounds
-    from repro.lab.lifted.experiment import run
+    from repro.lab.lifted import run
     from repro.lab.lifted.request import make_request, shape_of
 
     torch_alone = min(fresh("import torch") for _ in range(rounds))
     lab = min(fresh(LAB) for _ in range(rounds))
     print(f"a fresh Python, to the end of the first experiment: {lab:.1f} s; import torch alone: {torch_alone:.1f} s")
     print(f"  difference {lab - torch_alone:.1f} s (goal 1 s)")
-    run(n=2, prepare=detach)
-    small = [milliseconds(request=make_request(shape=(4, 8)), n=2, prepare=detach) for _ in range(10 * rounds)]
+    run(n=2, fix=detach)
+    small = [milliseconds(request=make_request(shape=(4, 8)), n=2, fix=detach) for _ in range(10 * rounds)]
     print(f"one experiment, n = 2, small feature: median {statistics.median(small):.1f} ms (goal 20 ms)")
     after = []
     for _ in range(4 * rounds):
         run(make_request(shape=(4, 8)), n=2)
-        after.append(milliseconds(request=make_request(shape=(4, 8)), n=2, prepare=detach))
+        after.append(milliseconds(request=make_request(shape=(4, 8)), n=2, fix=detach))
     extra = statistics.median(after) - statistics.median(small)
     print(f"the experiment after a crash: median {statistics.median(after):.1f} ms, {extra:.1f} ms more (goal 100 ms)")
     for side in (112, 1536):
@@ -63,7 +63,7 @@ def main() -> None:
         floors, dispatches = [], []
         for _ in range(rounds):
             floors.append(floor(tensor))
-            dispatches += [send.seconds for send in run(request, n=2, prepare=detach).sends]
+            dispatches += [send.seconds for send in run(request, n=2, fix=detach).sends]
         ratio = statistics.median(dispatches) / statistics.median(floors)
         size = tensor.numel() * tensor.element_size() / 1e6
         spent = 1e3 * statistics.median(dispatches)

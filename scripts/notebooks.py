@@ -20,7 +20,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 
-from repro.lab.teaching.transcript import LEFT, numbered
+from repro.lab.teaching import transcript
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "notebooks"
@@ -56,8 +56,8 @@ def executed(path: Path) -> NotebookNode:
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
-    client = NotebookClient(notebook, timeout=CELL_LIMIT, resources={"metadata": {"path": str(path.parent)}})
-    client.execute()
+    surroundings = {"metadata": {"path": str(path.parent)}}
+    NotebookClient(notebook, timeout=CELL_LIMIT, resources=surroundings, coalesce_streams=True).execute()
     for number, cell in enumerate(notebook.cells):
         failed = any(output.output_type == "error" for output in cell.get("outputs", []))
         if "raises-exception" in tags(cell) and not failed:
@@ -78,23 +78,18 @@ def kept(notebook: NotebookNode) -> NotebookNode:
             for output in cell.outputs:
                 if "execution_count" in output:
                     output.execution_count = None
-            cell.outputs = _joined(cell.outputs)
     return notebook
 
 
 def compared(notebook: NotebookNode) -> list[str]:
-    """Each code cell's output as one text, without what differs from run to run: names, pids, times, addresses; of a
-    cell tagged `measured`, only that word."""
+    """Each code cell's output as one text, without what differs from run to run; of a cell tagged `measured`, only that
+    word."""
     names: dict[str, str] = {}
     texts = []
     for cell in kept(notebook).cells:
         if cell.cell_type == "code":
-            measured = "measured" in tags(cell)
-            text = "measured" if measured else "\n".join(_text(output) for output in cell.outputs)
-            text = numbered(text, names)
-            text = re.sub(r"\d+\.\d+ (s|ms|us)\b", r"_ \1", LEFT.sub("_ in /dev/shm, no processes", text))
-            text = re.sub(r'(…/multiprocessing/[^"]+", line )\d+', r"\1_", text)
-            texts.append(re.sub(r"0x[0-9a-f]{6,}", "0x_", text))
+            text = "measured" if "measured" in tags(cell) else "\n".join(_text(output) for output in cell.outputs)
+            texts.append(transcript.compared(text, names))
     return texts
 
 
@@ -141,17 +136,6 @@ def _offline(page: str) -> str:
 
 def _is_widget(output: NotebookNode) -> bool:
     return "application/vnd.jupyter.widget-view+json" in output.get("data", {})
-
-
-def _joined(outputs: list[NotebookNode]) -> list[NotebookNode]:
-    """Neighboring pieces of one stream as one piece: how the kernel cuts them is chance."""
-    joined: list[NotebookNode] = []
-    for output in outputs:
-        if joined and output.output_type == "stream" and joined[-1].get("name") == output.name:
-            joined[-1].text += output.text
-        else:
-            joined.append(output)
-    return joined
 
 
 def _text(output: NotebookNode) -> str:

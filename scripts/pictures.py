@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fixed.detach import detach
-from repro.lab import pictures
-from repro.lab.lifted import experiment
+from repro.lab import lifted, pictures
 from repro.lab.teaching import stepper
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks" / "pictures"
@@ -14,7 +13,7 @@ FOLDER = Path(__file__).resolve().parents[1] / "notebooks" / "pictures"
 
 def drawn() -> dict[str, str]:
     """File name -> SVG: the crash and the fixed run in lanes, and the object graph at the moment of the mistake."""
-    crash, fixed = experiment.run(n=2), experiment.run(n=2, prepare=detach)
+    crash, fixed = lifted.run(n=2), lifted.run(n=2, fix=detach)
     steps = stepper.walk(n=2).steps
     mistake = next(step for step in steps if step.mutated and "_send_one_request" in step.code)
     return {
@@ -30,7 +29,7 @@ def main() -> None:
     """Write them."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     for name, svg in drawn().items():
-        (FOLDER / name).write_text(svg)
+        (FOLDER / name).write_text(svg, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -23,8 +23,8 @@ from repro.lab import engine  # noqa: E402
 from repro.lab.engine import launcher  # noqa: E402
 from repro.lab.engine.host import ADDRESS, Host  # noqa: E402
 from repro.lab.evidence import recorder  # noqa: E402
-from repro.lab.evidence.verdict import Refused  # noqa: E402
-from repro.lab.lifted.pool import bench  # noqa: E402
+from repro.lab.lifted.pool import pool  # noqa: E402
+from repro.lab.refused import Refused  # noqa: E402
 from repro.lab.upstream import source  # noqa: E402
 from tests import machine, scenes  # noqa: E402
 
@@ -118,11 +118,19 @@ def needs_a_registry(request):
         request.getfixturevalue("registry")
 
 
+@pytest.fixture
+def short_path() -> Path:
+    """A temporary folder whose path is short, whatever the test is called: sockets can be in it."""
+    folder = Path(tempfile.mkdtemp(dir=FOLDER))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def no_temporary_folder_left():
     """Whatever the suite does, no temporary folder of the kit is left at its end."""
     yield
-    bench.close()
+    pool.close()
     machine.wait_for(lambda: not list(Path(FOLDER).glob("shm-kit-*")), 5, f"folders to go, of {os.listdir(FOLDER)}")
 
 

@@ -13,8 +13,8 @@ import sys
 import psutil
 
 from fixed.designs import ONE_SEGMENT
-from repro.lab.lifted.experiment import MOMENTS, Run, run
-from repro.lab.lifted.request import make_request
+from repro.lab.lifted import Fault, Run, make_request, run
+from repro.lab.lifted.fault import MOMENTS
 
 SHAPES = ((4, 8), (16, 1176), (64, 1176))
 N = 8
@@ -23,11 +23,11 @@ N = 8
 def one(number: int, dice: random.Random) -> tuple[bool, list[str]]:
     """Whether the scheduler was to be killed, and what was wrong."""
     killed = number % 10 == 9
-    moment = (dice.choice(MOMENTS), dice.randrange(N + 1)) if killed else None
-    if killed and moment[0] == "create":
-        moment = ("create", 0)  # all names are made for the first send
+    moment, send = dice.choice(MOMENTS["kill"]), dice.randrange(N + 1)
+    send = 0 if moment == "create" else send  # all names are made for the first send
+    fault = Fault("kill", at=moment, send=send) if killed else None
     request = make_request(dice.choice(("tensor", "list")), shape=dice.choice(SHAPES), items=dice.choice((1, 2)))
-    return killed, wrong(number, run(request, n=N, die=moment, sweep=False, **ONE_SEGMENT.knobs), killed)
+    return killed, wrong(number, run(request, n=N, fault=fault, sweep=False, fix=ONE_SEGMENT), killed)
 
 
 def wrong(number: int, result: Run, killed: bool) -> list[str]:

@@ -8,32 +8,27 @@ import importlib
 import json
 import sys
 import unittest
-from contextlib import ExitStack
 from types import ModuleType
 from unittest import mock
 
 from fixed.designs import DESIGNS, Design
 from fixed.mutants import MUTANTS
-from repro.lab.evidence.verdict import AFFECTED
-from repro.lab.upstream import standins
+from repro.lab.releases import AFFECTED
+from repro.lab.upstream.plugs import as_fix
+from repro.lab.upstream.release import Release
 
 FILE = "tests.upstream.test_parallel_sampling_shm_ownership"
 CASES = ("test_one_image", "test_two_items", "test_a_list_of_tensors", "test_two_prompts")
 PACKAGES = ("sglang", "sglang.srt", "sglang.srt.managers")
 
 
-def outcome(release: str, design: Design | None = None) -> dict[str, str | None]:
+def outcome(name: str, design: Design | None = None) -> dict[str, str | None]:
     """Each case on one release, with a design plugged in: None, or the last words of its failure."""
-    manager = standins.tokenizer_manager(release, bool(design and design.prepare))
-    lifted = {"mm_utils": standins.mm_utils(release).module, "tokenizer_manager": manager.module}
+    release, fix = Release.of(name), as_fix(design)
+    lifted = {"mm_utils": release.mm_utils.module, "tokenizer_manager": release.manager(fix).module}
     packages = {package: ModuleType(package) for package in PACKAGES}
     vars(packages["sglang.srt.managers"]).update(lifted)
-    with ExitStack() as plugged:
-        plugged.enter_context(mock.patch.dict(sys.modules, packages))
-        if design:
-            plugged.enter_context(standins.plugged(release, design.hooks, manager))
-        if design and design.prepare:
-            standins.prepare_with(manager, design.prepare, design.points)
+    with mock.patch.dict(sys.modules, packages), release.plugged(fix, fix.prepare):
         sys.modules.pop(FILE, None)
         suite = unittest.defaultTestLoader.loadTestsFromModule(importlib.import_module(FILE))
         result = unittest.TextTestRunner(stream=sys.stderr).run(suite)

@@ -18,8 +18,8 @@ from typing import Any
 import psutil
 
 from repro.lab import engine
-from repro.lab.evidence.inotify import SHM
 from repro.lab.evidence.recorder import note
+from repro.lab.places import SHM
 
 USER = "<|im_start|>user\n"
 PICTURE = "<|vision_start|><|image_pad|><|vision_end|>"

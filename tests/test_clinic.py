@@ -13,15 +13,16 @@ from argparse import Namespace
 
 import pytest
 
-from fixed import clinic
 from fixed.clinic import __main__ as command
 from fixed.clinic import chart, goals, table
-from fixed.clinic.prices import between
-from fixed.clinic.rows import NS, SIZES, Row, code_lines
+from fixed.clinic.battery import Health
+from fixed.clinic.measure import NS, SIZES, Row, code_lines
+from fixed.clinic.prices import Price, between
 from fixed.designs import DESIGNS, Design, pure_wrap
+from fixed.lab import FIXES
 from fixed.mutants import AS_RELEASED, MUTANTS
 from repro.lab import __main__ as lab
-from repro.lab.lifted.experiment import run
+from repro.lab.lifted import run
 from repro.lab.teaching import transcript
 from scripts import readme
 from tests import machine
@@ -137,12 +138,9 @@ def test_code_lines_are_those_of_code():
     assert code_lines(inspect.getsource(pure_wrap)) == 3
 
 
-def priced(design: str, n: int, size: int, milliseconds: float, **more) -> Row:
-    made = Row(design, n, size, correct=True, crashed=False, leaked=0, owner="somebody")
-    made.dispatch_ms, made.floor_ms, made.feature_bytes = milliseconds, 10.0, 1000
-    made.bytes_copied = made.shm_peak_bytes = 1000
-    vars(made).update(more)
-    return made
+def priced(name: str, n: int, size: int, milliseconds: float, shm_peak_bytes: int = 1000, **health) -> Row:
+    paid = Price(n, size, milliseconds, 10.0, 1000, shm_peak_bytes, 1000)
+    return Row(Design(name, owner="somebody"), n, size, Health(**health), paid)
 
 
 def test_goals_that_are_missed_are_said_to_be():
@@ -163,28 +161,26 @@ def test_goals_that_are_missed_are_said_to_be():
 
 
 def test_growth_is_per_further_sample():
-    few, many = (clinic.Price(n, 112, n * 0.5, 1.0, n * 600, 0, 0) for n in (2, 256))
+    few, many = (Price(n, 112, n * 0.5, 1.0, n * 600, 0, 0) for n in (2, 256))
     grown = between(few, many)
     assert (grown.microseconds, grown.bytes) == (500.0, 600.0)
     assert [" MISSED " in line for line in goals([], grown)] == [True, False]
 
 
 def test_the_table_says_what_is_wrong():
-    row = priced("mine", 2, 112, 1.0)
-    row.correct, row.mutates, row.leaks = False, True, {"success": 7}
-    told = table([row])
+    told = table([priced("mine", 2, 112, 1.0, wrong=["all of it"], mutates=True, leaked={"success": 7})])
     assert re.search(r"^mine +NO +mutated +7 ", told, re.MULTILINE)
 
 
 def test_nothing_priced_is_nothing_to_draw():
     with pytest.raises(ValueError, match="nothing to draw"):
-        chart([Row("mine", 2, 112, correct=False, crashed=True, leaked=0)])
+        chart([Row(Design("mine"), 2, 112, Health(crashed="FileNotFoundError"))])
 
 
 def test_a_battery_that_finds_a_mutant_right_is_status_1(monkeypatch, capsys):
     arguments = Namespace(n=[2], size=[112], quick=True, json=True, chart=None)
     for wrong in (
-        Row("pure_wrap", 2, 112, correct=False, crashed=True, leaked=0),
+        Row(Design("pure_wrap"), 2, 112, Health(crashed="FileNotFoundError")),
         priced("the_holder_only", 2, 112, 1),
     ):
         monkeypatch.setattr(command, "measured", lambda *_, wrong=wrong, **__: [wrong])
@@ -202,7 +198,7 @@ def test_bad_usage(words):
 
 
 def test_the_lab_takes_a_designs_name():
-    told = list(lab.told(run(n=3, **lab.load("one_segment_many_names")), events=True))
+    told = list(lab.told(run(n=3, fix=FIXES["one_segment_many_names"]), events=True))
     assert told[-1] == "faults: none"
     assert sum(" link " in line for line in told) == 3
-    assert set(lab.load("detach")) == {"prepare"}
+    assert set(FIXES) == {"detach", *(design.name for design in DESIGNS)}

@@ -13,7 +13,7 @@ ASK = """
 import json
 from repro.lab import doctor
 from repro.lab.machine import device
-from repro.lab.evidence.verdict import Refused
+from repro.lab.refused import Refused
 choice = device.choose("auto")
 try:
     cuda = device.choose("cuda").device.name

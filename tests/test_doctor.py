@@ -6,7 +6,6 @@ import json
 import os
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from repro.lab import doctor, pictures
+from repro.lab import doctor, folders, pictures
 from repro.lab.doctor import Check
 from repro.lab.engine import tiny_vlm
 from repro.lab.machine import preflight
@@ -187,19 +186,26 @@ def test_tiny_model(tmp_path, monkeypatch):
     fails(doctor.tiny_model(), "torch is missing", "make setup")
 
 
-@pytest.mark.parametrize("stem", ["psm_deadbeef", "sem.mp-deadbeef", "sgl_shm_mm_1_deadbeef", "sglang_deadbeef"])
-def test_a_leftover_is_told_and_not_removed(stem):
+@pytest.mark.parametrize(
+    ("stem", "state"),
+    [
+        *(("psm_deadbeef", "note"), ("sem.mp-deadbeef", "note")),  # such names have the segments of any program
+        *(("sgl_shm_mm_1_deadbeef", "FAIL"), ("sglang_deadbeef", "FAIL")),
+    ],
+)
+def test_a_leftover_is_told_and_not_removed(stem, state):
     path = machine.SHM / f"{stem}{os.getpid()}"
     os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR))
     try:
         check = doctor.segments()
-        fails(check, path.name)
+        assert check.state == state
+        assert path.name in check.what
         assert path.exists()
-        assert check.remedy.startswith("rm ")
-        assert str(path) in shlex.split(check.remedy)
+        told, _, remedy = check.remedy.partition(": ")
+        assert told == "if no other program needs them"
+        assert str(path) in shlex.split(remedy)
     finally:
         path.unlink()
-    assert path.name not in str(doctor.segments())
 
 
 def test_names_of_others_are_left_alone(monkeypatch):
@@ -232,7 +238,7 @@ def test_a_living_segment_is_none_until_its_creator_and_tracker_are_killed():
         assert name not in str(doctor.segments())
         os.killpg(creator.pid, signal.SIGKILL)  # the resource tracker is in the same group
         creator.wait()
-        fails(doctor.segments(), f"/dev/shm/{name}")
+        assert f"/dev/shm/{name}" in doctor.segments().remedy
         assert path.exists()
     finally:
         creator.kill()
@@ -272,38 +278,33 @@ def test_what_is_gone_at_the_second_look_is_none(monkeypatch):
     assert path.name not in str(doctor.segments())
 
 
-def test_a_temporary_folder_is_told_and_not_removed(temporary):
-    (temporary / "shm-kit-dead beef").mkdir()
+ABANDON = """
+import os, signal
+from repro.lab import folders
+print(folders.make("dead"), flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_folder_of_a_dead_process_is_told_and_not_removed(temporary):
     (temporary / "another").mkdir()
+    (temporary / "shm-kit-without-a-lock").mkdir()
+    folder = Path(machine.command("-c", ABANDON, folder=temporary).stdout.strip())
     check = doctor.folders()
-    fails(check, "shm-kit-dead beef")
-    assert shlex.split(check.remedy) == ["rm", "-r", str(temporary / "shm-kit-dead beef")]
-    assert (temporary / "shm-kit-dead beef").is_dir()
-    subprocess.run(check.remedy, shell=True, check=True)
+    fails(check, folder.name, "the next run removes them")
+    assert "without-a-lock" not in str(check)
+    assert folder.is_dir()
+    subprocess.run(check.remedy.partition("; or ")[2], shell=True, check=True)
     assert doctor.folders().state == "OK"
 
 
-@pytest.mark.parametrize("how", ["environment", "command line", "open file", "socket"])
-def test_a_folder_in_use_is_none(how, temporary):
-    folder = temporary / "shm-kit-live"
-    folder.mkdir()
-    sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
-    if how == "socket":
-        with socket.socket(socket.AF_UNIX) as listener:
-            listener.bind(str(folder / "s"))
-            assert doctor.folders().state == "OK"
-    elif how == "open file":
-        with open(folder / "log", "wb"):
-            assert doctor.folders().state == "OK"
-    else:
-        words = {"environment": {"env": {**os.environ, "TMPDIR": str(folder)}}, "command line": {}}[how]
-        process = subprocess.Popen([*sleep, *([] if words else [str(folder)])], **words)
-        try:
-            assert doctor.folders().state == "OK"
-        finally:
-            process.kill()
-            process.wait()
-    assert doctor.folders().state == "FAIL"
+def test_the_next_folder_takes_that_of_a_dead_process_away(temporary):
+    folder = Path(machine.command("-c", ABANDON, folder=temporary).stdout.strip())
+    with folders.folder("next") as made:
+        assert os.listdir(temporary) == [made.name]
+        assert not folder.exists()
+        assert folders.abandoned(temporary) == []
+    assert os.listdir(temporary) == []
 
 
 @pytest.mark.parametrize(("states", "status"), [(["OK", "note"], 0), (["OK", "FAIL", "note"], 1), ([], 0)])

@@ -14,6 +14,7 @@ import pytest
 from repro.lab import engine
 from repro.lab.engine import deferred, launcher
 from repro.lab.engine.host import Host
+from repro.lab.refused import Refused
 from tests import machine, scenes
 
 pytestmark = pytest.mark.engine
@@ -94,7 +95,7 @@ def test_a_host_that_cannot_import_says_why(tmp_path):
     (tmp_path / "sglang.py").write_text("raise ImportError('half a sglang')")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(tmp_path))
-        with Host(ENVIRONMENT) as broken, pytest.raises(RuntimeError, match="half a sglang"):
+        with Host(ENVIRONMENT) as broken, pytest.raises(Refused, match="half a sglang"):
             told(broken)
 
 

@@ -36,9 +36,9 @@ def folder(tmp_path):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["--n", "0"], ["--n", "'0'", "give 1 or more"]),
-        (["--n", "-1"], ["--n", "'-1'", "give 1 or more"]),
-        (["--n", "x"], ["--n", "'x'", "give 1 or more"]),
+        (["--n", "0"], ["--n", "'0'", "give a whole number of 1 or more"]),
+        (["--n", "-1"], ["--n", "'-1'", "give a whole number of 1 or more"]),
+        (["--n", "x"], ["--n", "'x'", "give a whole number of 1 or more"]),
         (["--n"], ["--n"]),
         (["--colour", "red"], ["--colour red", "--help"]),
         (["--device", "tpu"], ["--device", "'tpu'", "cuda"]),

@@ -173,12 +173,12 @@ def _light(color: str) -> float:
 
 @pytest.mark.long
 @pytest.mark.parametrize("kill", [os.kill, os.killpg])
-def test_a_notebook_that_is_killed_half_way_leaves_nothing(kill, tmp_path):
+def test_a_notebook_that_is_killed_half_way_leaves_nothing(kill, short_path):
     """A kernel in the middle of a run, with segments that nobody has consumed, and SIGKILL: to the kernel alone, or to
     its process group, as Jupyter does."""
     before = machine.names()
     manager = KernelManager(kernel_name="python3")
-    manager.start_kernel(cwd=str(notebooks.FOLDER), env=machine.surroundings(tmp_path))
+    manager.start_kernel(cwd=str(notebooks.FOLDER), env=machine.surroundings(short_path))
     client = manager.client()
     client.start_channels()
     client.wait_for_ready(timeout=60)
@@ -186,6 +186,6 @@ def test_a_notebook_that_is_killed_half_way_leaves_nothing(kill, tmp_path):
     machine.wait_for(lambda: machine.names() - before, 60, "a segment")
     kill(manager.provisioner.process.pid, signal.SIGKILL)
     machine.wait_for(lambda: not machine.names() - before, 20, "the segment to go")
-    machine.wait_for(lambda: not list(tmp_path.glob("shm-kit-*")), 20, "the folders to go")
+    machine.wait_for(lambda: not list(short_path.glob("shm-kit-*")), 20, "the folders to go")
     client.stop_channels()
     manager.shutdown_kernel(now=True)

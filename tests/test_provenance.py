@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from fixed.detach import detach
-from repro.lab.lifted.experiment import run
-from repro.lab.lifted.request import make_request
+from repro.lab.lifted import make_request, run
 from tests import machine, scenes
 
 
@@ -30,6 +29,7 @@ def test_the_trigger_table_is_as_known():
     assert told.returncode == 0, [row for row in rows if row["differs"]]
     assert {row["evidence"] for row in rows if row["outcome"] != "not run"} == {"lab", "engine"}
     assert [row["condition"] for row in rows if row["outcome"] == "not run"] == [
+        'format="precomputed_embedding" (in .feature)',
         "a tensor left on the GPU, or CUDA IPC",
         "dp_size > 1",
     ]
@@ -38,7 +38,7 @@ def test_the_trigger_table_is_as_known():
 
 @pytest.mark.parametrize("case", scenes.CASES)
 def test_fixed_lab_agrees_with_the_fixed_engine(case, fixed_engine):
-    lab = run(**in_the_lab(case), prepare=detach)
+    lab = run(**in_the_lab(case), fix=detach)
     assert lab.verdict.outcome == fixed_engine.outcome == "survived"
     assert len(lab.verdict.answers) == len(fixed_engine.answers[case])
     assert lab.faults() == []

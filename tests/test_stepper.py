@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from fixed.detach import detach
-from repro.lab.evidence.recorder import note, recording
-from repro.lab.lifted.request import make_request
+from repro.lab.evidence.recorder import Recorder, note
+from repro.lab.lifted import make_request
 from repro.lab.teaching import stepper
 from repro.lab.upstream import source
 
@@ -53,7 +53,7 @@ def test_steps_do_not_change_afterwards(crash):
 
 
 def test_with_the_fix_nothing_is_mutated():
-    walk = stepper.walk(n=2, prepare=detach)
+    walk = stepper.walk(n=2, fix=detach)
     assert walk.run.faults() == []
     assert all(step.mutated is None for step in walk.steps)
     last = at(walk, "self._send_one_request(tokenized_obj)")[-1]
@@ -72,8 +72,8 @@ def test_n_1_takes_the_other_branch():
 
 
 def test_only_one_recording_at_a_time(tmp_path):
-    with recording(str(tmp_path / "a"), "tokenizer"):
+    with Recorder(tmp_path / "a", "tokenizer"):
         note("semaphore", name="x")
-        with pytest.raises(RuntimeError, match="already recorded"), recording(str(tmp_path / "b"), "tokenizer"):
+        with pytest.raises(RuntimeError, match="already recorded"), Recorder(tmp_path / "b", "tokenizer"):
             pass
     assert '"name": "x"' in (tmp_path / "a").read_text()

@@ -16,7 +16,7 @@ import pytest
 from fixed.mutants import MUTANTS
 from repro.lab import engine
 from repro.lab.engine import launcher
-from repro.lab.evidence.verdict import AFFECTED
+from repro.lab.releases import AFFECTED
 from tests import machine, scenes
 from tests.lifted_upstream import CASES
 

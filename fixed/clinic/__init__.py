@@ -5,10 +5,10 @@
 """
 
 from fixed.clinic.battery import Health, examine
-from fixed.clinic.chart import chart
+from fixed.clinic.charts import chart
+from fixed.clinic.measure import Row, measured
 from fixed.clinic.prices import Price, growth, price
-from fixed.clinic.rows import Row, measured
-from fixed.clinic.table import goals, health_table, price_table, table
+from fixed.clinic.tables import goals, health_table, price_table, table
 
 __all__ = [
     "Health",

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from argparse import Namespace
-from dataclasses import asdict
 from pathlib import Path
 
 from fixed.clinic import chart, goals, growth, measured, table
-from fixed.clinic.rows import NS, SIZES
+from fixed.clinic.measure import NS, SIZES
 from fixed.designs import DESIGNS, ONE_SEGMENT
-from repro.lab.engine.command import OneLineParser, count
-from repro.lab.evidence.inotify import SHM
-from repro.lab.evidence.verdict import Refused
-from repro.lab.lifted.request import shape_of
+from repro.lab.lifted.request import bytes_of
 from repro.lab.machine import preflight
-from repro.lab.progress import Progress
+from repro.lab.refused import Refused
+from repro.lab.terminal import OneLineParser, count, progress
 
 
 def main() -> int:
@@ -37,31 +33,26 @@ def main() -> int:
 
 def examine(arguments: Namespace) -> int:
     """Measure, print, and say by the exit status whether all is as it should be."""
-    with Progress(sys.stderr) as progress:
-        rows = measured(arguments.n, arguments.size, thorough=not arguments.quick, on_phase=progress.phase)
-        progress.phase("growth with n")
+    with progress(sys.stderr) as shown:
+        rows = measured(arguments.n, arguments.size, thorough=not arguments.quick, on_phase=shown.phase)
+        shown.phase("growth with n")
         reached = [] if arguments.json else goals(rows, growth(ONE_SEGMENT, min(arguments.size)))
     if arguments.json:
-        print(json.dumps([asdict(row) for row in rows], indent=2))
+        print(json.dumps([row.as_dict() for row in rows], indent=2))
     else:
         print(table(rows))
         print("\n".join(["", "one_segment_many_names against its goals", *reached]))
     if arguments.chart:
-        arguments.chart.write_text(chart(rows))
+        arguments.chart.write_text(chart(rows), encoding="utf-8")
     designs = {design.name for design in DESIGNS}
-    return int(any(row.correct is not (row.design in designs) for row in rows))
+    return int(any(row.health.correct is not (row.design.name in designs) for row in rows))
 
 
 def require_room(n: int, size: int) -> None:
-    """Raise Refused unless /dev/shm has room for a feature for every send: that is what the dearest designs may take,
-    and Linux ends with SIGBUS who writes beyond it."""
-    patches, values = shape_of(size)
-    needed, room = 4 * patches * values * (n + 1), os.statvfs(SHM)
-    if needed > (free := room.f_bavail * room.f_frsize):
-        raise Refused(
-            f"n = {n} with {size} x {size} pixels may take {needed / 1e6:,.0f} MB of {SHM}, where {free / 1e6:,.0f} MB "
-            "are free: give smaller --n or --size, such as --n 2 8 --size 224"
-        )
+    """Raise Refused unless there is room for a feature for every send: the most expensive designs need that much."""
+    feature = bytes_of(size)
+    way_out = f"give smaller --n or --size than {n} and {size}, such as --n 2 8 --size 224"
+    preflight.require_room(4 * feature, feature * (n + 1), way_out)
 
 
 def parse() -> Namespace:

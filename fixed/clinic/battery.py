@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from fixed.designs import Design
-from repro.lab.lifted.experiment import Run, run
-from repro.lab.lifted.request import FEATURES, TokenizedGenerateReqInput, make_request
-from repro.lab.upstream import source
+from repro.lab.lifted import Fault, Run, make_request, run
+from repro.lab.lifted.request import FEATURES
+from repro.lab.upstream.source import INSTALLED
+from repro.lab.upstream.standin_data import TokenizedGenerateReqInput
 
 PROMPTS, ITEMS, N = 2, 2, 3
 SHAPE = (8, 16)  # the battery asks what is right, not what it costs
@@ -32,23 +33,23 @@ class Health:
         return not self.crashed and not self.wrong
 
 
-def examine(design: Design, release: str = source.INSTALLED) -> Health:
+def examine(design: Design, release: str = INSTALLED) -> Health:
     """The health of a design: every kind of feature, several prompts with several items, two tensor-parallel ranks;
     then a send that fails and a client that goes away, early and late. Raises Refused if it does not plug in
     there."""
     health = Health(leaked={"success": 0, "failed send": 0, "client gone": 0})
-    for knobs in [{"feature": feature} for feature in FEATURES] + [{"ranks": 2}]:
-        _judge(health, _run(design, release, **knobs))
+    for fields in [{"feature": feature} for feature in FEATURES] + [{"ranks": 2}]:
+        judge(health, _run(design, release, **fields))
         if health.crashed:
             break
     for at in (0, N):
-        health.leaked["failed send"] += _left(_run(design, release, fail_send=at))
-        health.leaked["client gone"] += _left(_run(design, release, cancel=at))
+        health.leaked["failed send"] += _left(_run(design, release, fault=Fault("fail", send=at)))
+        health.leaked["client gone"] += _left(_run(design, release, fault=Fault("cancel", send=at)))
     return health
 
 
-def _run(design: Design, release: str, feature: str = "tensor", **knobs: object) -> Run:
-    return run(requests(feature), n=N, release=release, **knobs, **design.knobs)
+def _run(design: Design, release: str, feature: str = "tensor", **fields: object) -> Run:
+    return run(requests(feature), n=N, release=release, fix=design, **fields)
 
 
 def requests(feature: str) -> list[TokenizedGenerateReqInput]:
@@ -63,7 +64,7 @@ def _left(result: Run) -> int:
     return len(result.verdict.leftovers.segments)
 
 
-def _judge(health: Health, result: Run) -> None:
+def judge(health: Health, result: Run) -> None:
     """Add what one run says."""
     faults = result.faults()
     health.mutates |= result.mutated

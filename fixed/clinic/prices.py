@@ -9,9 +9,9 @@ from multiprocessing import shared_memory
 from typing import Any
 
 from fixed.designs import Design
-from repro.lab.evidence.recorder import NAMING
-from repro.lab.lifted.experiment import Run, run
-from repro.lab.lifted.request import make_request, shape_of
+from repro.lab.evidence.event import NAMING
+from repro.lab.lifted import Run, make_request, run
+from repro.lab.lifted.request import shape_of
 
 ROUNDS, ENOUGH, LONG = 5, 1 << 28, 2.0  # so many rounds, or what it takes to copy so many bytes or so many seconds
 TIMEOUT = 120.0
@@ -51,7 +51,7 @@ def price(design: Design, n: int, size: int, rounds: int = ROUNDS, seconds: floa
     until = time.monotonic() + seconds
     while not dispatches or (len(dispatches) < rounds and sum(copied) < ENOUGH and time.monotonic() < until):
         floors.append(floor(feature))
-        result = run(request, n=n, timeout=TIMEOUT, **design.knobs)
+        result = run(request, n=n, fix=design, timeout=TIMEOUT)
         if result.verdict.outcome != "survived":
             return None
         request.mm_inputs.mm_items[0].feature = feature  # a design may leave a pointer there
@@ -117,7 +117,10 @@ def shm_peak(result: Run) -> int:
             continue
         inode, size = segment_of[event.name]
         before, names = bool(named.get(inode)), named.setdefault(inode, set())
-        names.discard(event.name) if event.what == "unlink" else names.add(event.name)
+        if event.what == "unlink":
+            names.discard(event.name)
+        else:
+            names.add(event.name)
         now += size * (bool(names) - before)
         peak = max(peak, now)
     return peak

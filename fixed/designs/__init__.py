@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import copies_at_both_points, deepcopy, one_segment_many_names, pure_wrap, reference_count, segment_per_pickle
+from . import deepcopy, detach, one_segment_many_names, pure_wrap, reference_count, segment_per_pickle
 
 HANDLER = "_handle_batch_request"  # where the expansion points are
 SCHEDULERS = ("__setstate__", "materialize", "unwrap_shm_features", "has_shm_features")  # what runs on the other side
@@ -37,19 +37,14 @@ class Design:
         return points + [path.removeprefix("sglang.srt.") for path in self.hooks]
 
     @property
-    def knobs(self) -> dict[str, Any]:
-        """How the lab is told: arguments of `repro.lab.lifted.experiment.run`."""
-        return {"prepare": self.prepare, "points": self.points, "hooks": self.hooks}
-
-    @property
     def of_the_scheduler(self) -> list[str]:
         """Those places that run in the scheduler's process."""
         return [place for place in self.places if place.split(".")[-1] in SCHEDULERS]
 
 
-def _design(module: Any, owner: str, *needs: Any) -> Design:
+def _design(module: Any, owner: str, *needs: Any, name: str = "") -> Design:
     return Design(
-        name=module.__name__.rpartition(".")[2],
+        name=name or module.__name__.rpartition(".")[2],
         owner=owner,
         prepare=getattr(module, "PREPARE", None),
         hooks=getattr(module, "HOOKS", {}),
@@ -58,12 +53,10 @@ def _design(module: Any, owner: str, *needs: Any) -> Design:
 
 
 THE_CONSUMER = "each consumer its segment"
-COPIES = _design(copies_at_both_points, THE_CONSUMER)
+COPIES = _design(detach, THE_CONSUMER, name="copies_at_both_points")
 DEEPCOPY = _design(deepcopy, THE_CONSUMER)
-PURE_WRAP = _design(pure_wrap, THE_CONSUMER, copies_at_both_points)
+PURE_WRAP = _design(pure_wrap, THE_CONSUMER, detach)
 SEGMENT_PER_PICKLE = _design(segment_per_pickle, THE_CONSUMER)
-ONE_SEGMENT = _design(
-    one_segment_many_names, "each consumer its name, the kernel the memory", pure_wrap, copies_at_both_points
-)
-REFERENCE_COUNT = _design(reference_count, "the tokenizer, after the last answer", pure_wrap, copies_at_both_points)
+ONE_SEGMENT = _design(one_segment_many_names, "each consumer its name, the kernel the memory", pure_wrap, detach)
+REFERENCE_COUNT = _design(reference_count, "the tokenizer, after the last answer", pure_wrap, detach)
 DESIGNS = (COPIES, DEEPCOPY, PURE_WRAP, SEGMENT_PER_PICKLE, ONE_SEGMENT, REFERENCE_COUNT)

@@ -94,8 +94,8 @@ class Links:
     work = True
 
 
-_batch: ContextVar[Batch | None] = ContextVar("batch", default=None)  # the one that this task is sending
-_taken: ContextVar[list[str] | None] = ContextVar("taken", default=None)  # names of the send at hand
+current: ContextVar[Batch | None] = ContextVar("batch", default=None)  # the one that this task is sending
+taken: ContextVar[list[str] | None] = ContextVar("taken", default=None)  # names of the send at hand
 
 
 def handle_batch_request(original: Callable, manager: Any, obj: Any, *arguments: Any, **named: Any) -> AsyncIterator:
@@ -108,7 +108,7 @@ def handle_batch_request(original: Callable, manager: Any, obj: Any, *arguments:
 
 async def _answers_of(answers: AsyncIterator, batch: Batch) -> AsyncIterator:
     try:
-        async with contextlib.aclosing(made_with(_batch, batch, answers)) as made:
+        async with contextlib.aclosing(made_with(current, batch, answers)) as made:
             async for answer in made:
                 yield answer
     finally:
@@ -145,14 +145,14 @@ async def _send_one_request(original: Callable, *arguments: Any, **named: Any) -
 @contextlib.contextmanager
 def _all_or_no_names() -> Iterator[None]:
     names: list[str] = []
-    _taken.set(names)
+    taken.set(names)
     try:
         yield
     except BaseException:
         remove(names)
         raise
     finally:
-        _taken.set(None)
+        taken.set(None)
 
 
 def wrap_shm_features(original: Callable[[Any], Any], request: Any) -> Any:
@@ -161,7 +161,7 @@ def wrap_shm_features(original: Callable[[Any], Any], request: Any) -> Any:
     try:
         return pure_wrap(original, request)
     except OSError as error:
-        remove(_taken.get() or [])
+        remove(taken.get() or [])
         say_once(f"no shared memory ({error}): features are sent inline while that lasts")
         return request
 
@@ -169,12 +169,12 @@ def wrap_shm_features(original: Callable[[Any], Any], request: Any) -> Any:
 def name_instead_of_segment(init: Callable[..., None], self: Any, tensor: Any, *arguments: Any, **named: Any) -> None:
     """Make `self` a pointer to `tensor` under a name of its own. Stands around `ShmPointerMMData.__init__`
     (mm_utils.py), which is left to make a segment where there is no /dev/shm, and outside a send. Raises OSError."""
-    names = _taken.get()
+    names = taken.get()
     self._shm_handle = None  # first: its __del__ looks for it, even if there is no room now
     if names is None or not NAMES_ARE_FILES:
         init(self, tensor, *arguments, **named)
     else:
-        batch = _batch.get()
+        batch = current.get()
         name = batch.name_for(tensor) if batch else new_segment(tensor)
         vars(self).update(shm_name=name, shape=tensor.shape, dtype=tensor.dtype, tensor=None, **named)
     if names is not None:
@@ -246,8 +246,8 @@ def kill_process_tree(original: Callable, *arguments: Any, **named: Any) -> None
 
 def say_once(line: str) -> None:
     """Log a warning, the first time that this process has to say it."""
-    if line not in _said:
-        _said.add(line)
+    if line not in said:
+        said.add(line)
         logger.warning("one_segment_many_names: %s", line)
 
 
@@ -255,7 +255,7 @@ def _ours() -> str:
     return f"sgl_shm_mm_{os.getpid()}_{TOKEN}_"
 
 
-_said: set[str] = set()
+said: set[str] = set()
 HOOKS = {
     "sglang.srt.managers.tokenizer_manager.TokenizerManager._handle_batch_request": handle_batch_request,
     "sglang.srt.managers.tokenizer_manager.TokenizerManager._send_one_request": send_one_request,

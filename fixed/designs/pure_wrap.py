@@ -10,7 +10,7 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
-from .copies_at_both_points import detach
+from .detach import detach
 
 
 def pure_wrap(wrap_shm_features: Callable[[Any], Any], request: Any) -> Any:

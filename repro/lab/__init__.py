@@ -1,1 +1,16 @@
-"""The bench that both sides, `repro` and `fixed`, stand on."""
+"""The lab: everything that the scripts, the notebooks and the tests stand on. A line a room:
+
+machine    what this machine and this environment have: device, image, model, room, tried before a run
+engine     way 1: the whole of sglang, in a child, under a warden
+upstream   a release's own code: read, checked, lifted, and what stands in for the rest of sglang
+lifted     way 2: that code between two processes, one experiment at a time
+evidence   what a run leaves behind: verdict, record of names, the kernel's account, last words
+pictures   evidence as SVG, each with the same as text
+teaching   what notebooks call: show, step, grade
+
+`__main__` makes one experiment, `trigger_table` says when it crashes, `doctor` what is wrong with this machine. The
+ground: `terminal` (options, tables, progress), `releases` (facts), `places`, `folders`, `refused`.
+
+Arrows point downwards in this list of rooms' uses: teaching and the entries use both ways, both ways write evidence.
+No arrow leads from engine to lifted or back. `docs/architecture.md` walks one request through both.
+"""

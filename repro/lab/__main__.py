@@ -2,34 +2,46 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
-import importlib.util
 import json
+import math
 import sys
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from repro.lab.engine.command import OneLineParser, count
-from repro.lab.evidence.verdict import Refused
-from repro.lab.lifted import experiment as experiments
+from repro.lab import lifted
 from repro.lab.lifted import request
-from repro.lab.lifted.pool import bench
-from repro.lab.upstream import source, standins
+from repro.lab.lifted.experiment import TRANSPORTS
+from repro.lab.lifted.fault import Fault
+from repro.lab.lifted.pool import pool
+from repro.lab.machine import preflight
+from repro.lab.places import ROOT
+from repro.lab.refused import Refused
+from repro.lab.releases import NEWEST, OLDEST
+from repro.lab.terminal import OneLineParser, aligned, count
+from repro.lab.trigger_table import HEADS, measured
+from repro.lab.upstream import source, standin_data, standins
+from repro.lab.upstream.plugs import Fix, Prepare
+from repro.lab.upstream.release import Release
 
 
-def main() -> int:
-    """0: the experiment was made, whatever came of it. 1: a row of --when differs. 2: bad usage or a missing part."""
+def main(words: Sequence[str] | None = None, fixes: Mapping[str, Fix] | None = None, prog: str = "repro.lab") -> int:
+    """0: the experiment was made, whatever came of it. 1: a row of --when differs. 2: bad usage or a missing part.
+
+    `fixes` are what --fix knows by name.
+    """
     try:
-        arguments = parse()
+        arguments = parse(words, fixes or {}, prog)
         if arguments.explain:
-            print("\n".join(explain(source.name_of(arguments.release))))
+            print("\n".join(explain(Release.of(arguments.release))))
         elif arguments.when:
             return when(engine=not arguments.quick, as_json=arguments.json)
         else:
             experiment(arguments)
-    except (Refused, ValueError) as refusal:
-        print(f"repro.lab: {refusal}", file=sys.stderr)
+    except Refused as refusal:
+        print(f"{prog}: {refusal}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
@@ -37,11 +49,34 @@ def main() -> int:
 
 
 def experiment(arguments: Namespace) -> None:
-    """Run one experiment and print it."""
-    source.read(arguments.release, source.TOKENIZER_MANAGER)  # is there such a release? That is known at once
-    fix = load(arguments.fix) if arguments.fix else {}
-    bench.warm_up()  # imports torch in another process, while this one imports it for the request
-    made = [
+    """Make one experiment and print it. Raises Refused if it cannot be made."""
+    Release.of(arguments.release).manager(
+        lifted.as_fix(arguments.fix)
+    )  # is there such a release, and does the fix fit?
+    if not arguments.anyway:
+        require_room(arguments)
+    pool.warm_up()  # imports torch in another process, while this one imports it for the requests
+    result = lifted.run(
+        requests(arguments),
+        n=arguments.n,
+        release=arguments.release,
+        fix=arguments.fix,
+        transport=arguments.transport,
+        ranks=arguments.ranks,
+        barrier=not arguments.no_barrier,
+        late=arguments.late,
+        fault=arguments.fault,
+    )
+    if arguments.json:
+        sends = [vars(send) for send in result.sends]
+        print(json.dumps({**result.verdict.as_dict(), "sends": sends, "faults": result.faults()}, indent=2))
+    else:
+        print("\n".join(told(result, events=arguments.events)))
+
+
+def requests(arguments: Namespace) -> list[Any]:
+    """The requests that the command line describes, one a prompt."""
+    return [
         request.make_request(
             arguments.feature,
             items=arguments.items,
@@ -51,24 +86,18 @@ def experiment(arguments: Namespace) -> None:
         )
         for i in range(arguments.prompts)
     ]
-    result = experiments.run(
-        made,
-        n=arguments.n,
-        release=arguments.release,
-        **fix,
-        transport=arguments.transport,
-        ranks=arguments.ranks,
-        barrier=not arguments.no_barrier,
-        late=arguments.late,
-    )
-    if arguments.json:
-        sends = [vars(send) for send in result.sends]
-        print(json.dumps({"verdict": result.verdict.as_dict(), "sends": sends, "faults": result.faults()}, indent=2))
-    else:
-        print("\n".join(told(result, events=arguments.events)))
 
 
-def told(result: experiments.Run, *, events: bool) -> Iterator[str]:
+def require_room(arguments: Namespace) -> None:
+    """Raise Refused unless memory has room for the features, and /dev/shm for as many as may be there at a time: one an
+    item as released, and one a send with a fix."""
+    features = request.bytes_of(arguments.size) * arguments.items * arguments.prompts * (arguments.feature != "text")
+    sends = arguments.n + 1 if arguments.fix else 1
+    in_shm = features * sends if arguments.transport == "shm" else 0
+    preflight.require_room(4 * features, in_shm, "give smaller --size, --n, --items or --prompts; or --anyway")
+
+
+def told(result: lifted.Run, *, events: bool) -> Iterator[str]:
     """A run in lines for people: its sends with their names, and what is wrong with who owns what."""
     verdict = result.verdict
     yield f"sglang {verdict.release} in the lab, n = {verdict.n}: {verdict.outcome}"
@@ -86,81 +115,109 @@ def told(result: experiments.Run, *, events: bool) -> Iterator[str]:
     faults = result.faults()
     yield "faults: none" if not faults else "faults:"
     yield from (f"  {fault}" for fault in faults)
+    yield from (f"note: {note}" for note in result.notes)
+    if verdict.missing:
+        yield f"note: {verdict.missing} events are missing in the record: they could not be written"
 
 
 def when(*, engine: bool, as_json: bool) -> int:
     """Print the trigger table, a row as it is measured; 1 if a row differs from what is known."""
-    from repro.lab.when import table
-
     rows = []
     if not as_json:
-        print(f"{'condition':<46} {'known':<9} {'measured':<9} {'evidence':<8} detail")
-    for measured in table(engine=engine):
-        row = measured.row
-        rows.append({"condition": row.condition, "known": row.known, "evidence": row.evidence})
-        rows[-1].update(outcome=measured.outcome, detail=measured.detail, differs=measured.differs)
+        print(_line(HEADS))
+    for row in measured(engine=engine):
+        rows.append(row.as_dict())
         if not as_json:
-            mark = "  <- DIFFERS" if measured.differs else ""
-            line = f"{row.condition:<46} {row.known:<9} {measured.outcome:<9} {row.evidence:<8} {measured.detail}"
-            print(line + mark, flush=True)
+            print(_line(row.cells) + "  <- DIFFERS" * row.differs, flush=True)
     if as_json:
         print(json.dumps(rows, indent=2))
     return int(any(row["differs"] for row in rows))
 
 
-def explain(release: str) -> Iterator[str]:
-    """What is lifted from `release`, line by line of its files, and everything that stands in for the rest."""
-    lifted = [part for part in (standins.mm_utils(release), standins.tokenizer_manager(release, False)) if part]
-    yield f"lifted from sglang {release}, as released:"
-    for part in lifted:
-        for name, line in sorted(part.lines.items(), key=lambda entry: entry[1]):
-            yield f"  {part.source.path.name}:{line:<5} {name}"
-    used = {name for part in lifted for name in part.given}
+def _line(cells: Sequence[str]) -> str:
+    """A row whose widths are known before the others are: they are measured one after the other."""
+    widths = 46, 9, 9, 8
+    return " ".join([*(cell.ljust(width) for cell, width in zip(cells, widths, strict=False)), cells[-1]]).rstrip()
+
+
+def explain(of: Release) -> Iterator[str]:
+    """What is lifted from a release, line by line of its files, and everything that stands in for the rest."""
+    parts = [part for part in (of.mm_utils, of.tokenizer_manager) if part]
+    yield f"lifted from sglang {of.name}, as released:"
+    for part in parts:
+        lines = sorted(part.lines.items(), key=lambda entry: entry[1])
+        yield from (f"  {part.source.path.name}:{line:<5} {name}" for name, line in lines)
+    used = {name for part in parts for name in part.given}
+    stand_ins = standins.of_modules()
     yield "passed in, the real thing:"
-    yield f"  {', '.join(sorted(name for name in used if name not in standins.of_modules()))}"
-    yield "passed in, NOT sglang (repro/lab/upstream/standins.py, repro/lab/lifted/request.py):"
-    for name, standin in standins.of_modules().items():
-        if name in used:
-            yield f"  {name:<34} {standin.why}"
-    yield "and the scheduler's loop (repro/lab/lifted/scheduler_side.py): receive, unwrap, compare, answer; no model"
+    yield f"  {', '.join(sorted(used - set(stand_ins)))}"
+    yield f"passed in, NOT sglang ({_file(standins)}, {_file(standin_data)}):"
+    yield from aligned([("", name, standin.why) for name, standin in stand_ins.items() if name in used])
+    from repro.lab.lifted import scheduler_side
+
+    yield f"and the scheduler's loop ({_file(scheduler_side)}): receive, unwrap, compare the bytes, answer; no model"
 
 
-def load(name: str) -> dict[str, Any]:
-    """A fix as the lab is told of it: the function `module:function`, to be applied at both expansion points, or the
-    design `fixed.designs.NAME`; else a bare NAME stands for `fixed.NAME:NAME`. Raises Refused if there is none."""
-    module, _, function = name.partition(":")
+def _file(module: Any) -> str:
+    return module.__file__.removeprefix(f"{ROOT}/")
+
+
+def fix_of(text: str, fixes: Mapping[str, Fix]) -> Fix | Prepare:
+    """For argparse: a fix that is known by its name, or the function or design at `module:attribute`."""
+    if text in fixes:
+        return fixes[text]
+    module, colon, attribute = text.partition(":")
     try:
-        if not function and importlib.util.find_spec(f"fixed.designs.{name}"):
-            design = importlib.import_module(f"fixed.designs.{name}")
-            return {"prepare": getattr(design, "PREPARE", None), "hooks": getattr(design, "HOOKS", None)}
-        holder = importlib.import_module(module if function else f"fixed.{name}")
-        return {"prepare": getattr(holder, function or name)}
+        if not colon:
+            raise ValueError("it is not known by that name")
+        return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
-        raise Refused(
-            f"no fix {name!r} ({error}): give module:function, such as fixed.detach:detach, or a design: pure_wrap, ..."
-        ) from None
+        known = f"give one of {', '.join(fixes)}, or module:attribute" if fixes else "give module:attribute"
+        raise argparse.ArgumentTypeError(f"no fix {text!r} ({error}): {known}") from None
 
 
-def parse() -> Namespace:
+def fault_of(text: str) -> Fault:
+    """For argparse."""
+    try:
+        return Fault.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not valid: {error}") from None
+
+
+def seconds(text: str) -> float:
+    """For argparse: a number of seconds, 0 or more."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not valid: give seconds, 0 or more")
+    return value
+
+
+def parse(words: Sequence[str] | None, fixes: Mapping[str, Fix], prog: str) -> Namespace:
     """The command line. Raises Refused, in one line, where argparse would print its usage."""
-    parser = OneLineParser(prog="python -m repro.lab", description=__doc__)
+    parser = OneLineParser(prog=f"python -m {prog}", description=__doc__)
     parser.add_argument("--n", type=count, default=2, help="how many samples (default: %(default)s)")
-    parser.add_argument("--release", default=source.INSTALLED, help=f"{source.OLDEST} to {source.NEWEST}, or installed")
+    parser.add_argument("--release", default=source.INSTALLED, help=f"{OLDEST} to {NEWEST}, or installed")
     parser.add_argument("--feature", choices=request.FEATURES, default="tensor", help="what the item holds")
     parser.add_argument("--size", type=count, default=112, metavar="PIXELS", help="an image's side (default: 112)")
     parser.add_argument("--items", type=count, default=1, help="how many items a prompt has")
     parser.add_argument("--prompts", type=count, default=1, help="how many prompts the batch has")
-    parser.add_argument("--transport", choices=experiments.TRANSPORTS, default="shm")
+    parser.add_argument("--transport", choices=TRANSPORTS, default="shm")
     parser.add_argument("--ranks", type=count, default=1, help="how many tensor-parallel ranks")
     parser.add_argument("--no-barrier", action="store_true", help="let rank 0 unwrap before the others open ...")
-    parser.add_argument("--late", type=float, default=0.0, metavar="SECONDS", help="... after this long (default: 0)")
-    parser.add_argument("--fix", metavar="NAME", help="what to fix it with, e.g. detach, or a design, e.g. pure_wrap")
+    parser.add_argument("--late", type=seconds, default=0.0, metavar="SECONDS", help="... after this long (default: 0)")
+    known = f"{', '.join(fixes)}, or " if fixes else ""
+    parser.add_argument("--fix", type=lambda text: fix_of(text, fixes), help=f"{known}module:attribute")
+    parser.add_argument("--fault", type=fault_of, help="what goes wrong: kill@open:2, fail:1, cancel:0, ...")
+    parser.add_argument("--anyway", action="store_true", help="do not look whether /dev/shm has room")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     parser.add_argument("--events", action="store_true", help="print who created, opened, unlinked what, and when")
     parser.add_argument("--explain", action="store_true", help="print what is lifted and what is not sglang")
     parser.add_argument("--when", action="store_true", help="measure the trigger table")
     parser.add_argument("--quick", action="store_true", help="with --when: leave out the rows that boot the engine")
-    return parser.parse_args()
+    return parser.parse_args(words)
 
 
 if __name__ == "__main__":

@@ -22,19 +22,21 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
+from repro.lab import folders as kit_folders
 from repro.lab.engine import tiny_vlm
-from repro.lab.engine.command import OneLineParser
-from repro.lab.evidence.verdict import AFFECTED, Refused
 from repro.lab.machine import device, preflight
+from repro.lab.machine.holders import held_inodes, inode
+from repro.lab.places import ROOT, SHM, cache_directory
+from repro.lab.refused import Refused
+from repro.lab.releases import AFFECTED
+from repro.lab.terminal import OneLineParser
 
-SHM = Path("/dev/shm")
-PROC = Path("/proc")
-LOCKS = Path(__file__).resolve().parents[2] / "requirements"
+LOCKS = ROOT / "requirements"
 SET_UP = "make setup"
 PYTHONS = (3, 10), (3, 13)
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-SEGMENTS = ("psm_*", "sem.mp-*", "sgl_shm_*", "sglang_*")  # Python's names, and those of later releases
-FOLDERS = ("shm-kit-*",)
+PYTHONS_NAMES = ("psm_*", "sem.mp-*")  # of any program's segments and semaphores
+SGLANGS_NAMES = ("sgl_shm_*", "sglang_*")  # of releases from 0.5.13 on
 NAMED = 5  # how many of many are named
 BETWEEN_LOOKS = 0.5  # seconds: a segment on its way is open in no process for about a millisecond
 
@@ -178,7 +180,7 @@ def browser() -> Check:
 
 def cache() -> Check:
     """OK if the cache directory, or the folder that it would be made in, can be written. Makes nothing."""
-    folder = tiny_vlm.cache_directory()
+    folder = cache_directory()
     try:
         with tempfile.TemporaryFile(dir=next(path for path in (folder, *folder.parents) if path.exists())):
             return Check("OK", f"cache directory {folder}, writable")
@@ -199,25 +201,28 @@ def tiny_model() -> Check:
 
 
 def segments() -> Check:
-    """FAIL if this user's names of earlier runs are in /dev/shm and no process that can be looked into has them open
-    or mapped. (Processes of another container with the same /dev/shm cannot be looked into.)"""
-    left = _left(SHM, SEGMENTS, _unheld)
+    """FAIL if this user's names in /dev/shm are sglang's, and no process that can be looked into has them open or
+    mapped; a note if they are such as Python gives to every program's segments. Whether a run of this kit has made
+    them is a guess. (The processes of another container with the same /dev/shm cannot be looked into.)"""
+    left = _left(SHM, PYTHONS_NAMES + SGLANGS_NAMES)
     if not left:
         return Check("OK", f"no leftovers in {SHM}")
     size = sum(_size(path) for path in left) >> 10
     names = _some([path.name for path in left])
-    what = f"{len(left)} names of earlier runs in {SHM}, {size} KiB, open in no process ({names})"
-    return Check("FAIL", what, shlex.join(["rm", *map(str, left)]))
+    certain = any(fnmatch.fnmatch(path.name, like) for path in left for like in SGLANGS_NAMES)
+    what = f"{len(left)} names in {SHM}, {size} KiB, are open in no process, perhaps left by earlier runs ({names})"
+    remedy = f"if no other program needs them: {shlex.join(['rm', *map(str, left)])}"
+    return Check("FAIL" if certain else "note", what, remedy)
 
 
 def folders() -> Check:
-    """FAIL if there are temporary folders of earlier runs that no living process names, uses or listens in."""
+    """FAIL if there are temporary folders of the kit whose processes have died: nobody holds the lock in them."""
     place = Path(tempfile.gettempdir())
-    left = _left(place, FOLDERS, lambda own: [path for path in own if not _in_use(path)])
+    left = kit_folders.abandoned(place)
     if not left:
         return Check("OK", f"no leftovers in {place}")
-    what = f"{len(left)} temporary folders of earlier runs ({_some([path.name for path in left])})"
-    return Check("FAIL", what, shlex.join(["rm", "-r", *map(str, left)]))
+    what = f"{len(left)} temporary folders of runs that were killed ({_some([path.name for path in left])})"
+    return Check("FAIL", what, f"the next run removes them; or {shlex.join(['rm', '-r', *map(str, left)])}")
 
 
 CHECKS: tuple[Callable[[], Check], ...] = (
@@ -239,8 +244,7 @@ CHECKS: tuple[Callable[[], Check], ...] = (
 
 
 def _refused(refusal: Refused) -> Check:
-    what, _, remedy = str(refusal).rpartition(": ")
-    return Check("FAIL", what, remedy)
+    return Check("FAIL", refusal.what, refusal.way_out)
 
 
 def _installed(package: str) -> str | None:
@@ -262,13 +266,13 @@ def _difference(pin) -> str:
     return "" if pin.specifier.contains(found, prereleases=True) else f"{pin.name} {found}, not {pin.specifier}"
 
 
-def _left(place: Path, patterns: Sequence[str], unused: Callable[[list[Path]], list[Path]]) -> list[Path]:
-    """This user's paths in `place` that are like one of the patterns and `unused`, now and after a while."""
-    left = unused(_own(place, patterns))
+def _left(place: Path, patterns: Sequence[str]) -> list[Path]:
+    """This user's paths in `place` that are like one of the patterns, and that nobody holds, now and after a while."""
+    left = _unheld(_own(place, patterns))
     if not left:
         return []
     time.sleep(BETWEEN_LOOKS)
-    return unused([path for path in _own(place, patterns) if path in left])
+    return _unheld([path for path in _own(place, patterns) if path in left])
 
 
 def _own(place: Path, patterns: Sequence[str]) -> list[Path]:
@@ -282,74 +286,16 @@ def _own(place: Path, patterns: Sequence[str]) -> list[Path]:
     return own
 
 
+def _unheld(own: list[Path]) -> list[Path]:
+    held = held_inodes()
+    return [path for path in own if inode(path) not in held]
+
+
 def _size(path: Path) -> int:
     try:
         return path.lstat().st_size
     except FileNotFoundError:
         return 0
-
-
-def _processes() -> Iterator[Path]:
-    """The /proc folders of the living processes."""
-    return (path for path in (PROC.iterdir() if PROC.is_dir() else ()) if path.name.isdigit())
-
-
-def _unheld(own: list[Path]) -> list[Path]:
-    held = _held()
-    return [path for path in own if _inode(path) not in held]
-
-
-def _held() -> set[tuple[int, int]]:
-    """The inodes that living processes have open or mapped, of the processes that may be looked into. Not the names:
-    a semaphore is mapped under the name that it had while it was made, a hard link under either of its names."""
-    held: set[tuple[int, int]] = set()
-    for process in _processes():
-        for line in _bytes(process / "maps").splitlines():
-            major, minor = (int(part, 16) for part in line.split()[3].split(b":"))
-            held.add((os.makedev(major, minor), int(line.split()[4])))
-        held.update(filter(None, map(_inode, _descriptors(process))))
-    return held
-
-
-def _inode(path: str | Path) -> tuple[int, int] | None:
-    try:
-        found = os.stat(path)
-    except OSError:  # gone by now
-        return None
-    return found.st_dev, found.st_ino
-
-
-def _descriptors(process: Path) -> list[str]:
-    try:
-        return [entry.path for entry in os.scandir(process / "fd")]
-    except OSError:  # gone, or another user's
-        return []
-
-
-def _target(descriptor: str) -> str:
-    try:
-        return os.readlink(descriptor)
-    except OSError:  # closed by now
-        return ""
-
-
-def _in_use(folder: Path) -> bool:
-    """Whether a living process names `folder` in its environment or command line, has a file of it open, or listens
-    on a socket in it (the lab's schedulers do)."""
-    told = os.fsencode(folder)
-    return told in _bytes(PROC / "net" / "unix") or any(
-        told in _bytes(process / "environ")
-        or told in _bytes(process / "cmdline")
-        or any(_target(descriptor).startswith(f"{folder}/") for descriptor in _descriptors(process))
-        for process in _processes()
-    )
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError:  # gone, or another user's
-        return b""
 
 
 def _some(words: Sequence[str]) -> str:

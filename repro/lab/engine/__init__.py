@@ -1,24 +1,27 @@
-"""Way 1: the whole of sglang, in a child, under a warden."""
+"""Way 1: the whole of sglang, in a child, under a warden.
+
+`start` boots an engine. It is called in a scene, a function that `repro.lab.engine.launcher` runs in a child.
+"""
 
 from repro.lab.engine.boot import (
-    CPU,
-    CUDA,
-    PROCESSORS,
+    PROMPT,
+    SAYS,
     SMALL_VLM,
     START_METHOD,
     TINY,
-    Device,
     arguments,
     default_model,
     environment,
     import_sglang,
     start,
 )
+from repro.lab.machine.device import CPU, CUDA, Device
 
 __all__ = [
     "CPU",
     "CUDA",
-    "PROCESSORS",
+    "PROMPT",
+    "SAYS",
     "SMALL_VLM",
     "START_METHOD",
     "TINY",

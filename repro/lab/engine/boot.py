@@ -14,10 +14,7 @@ from typing import Any
 
 from repro.lab.engine import deferred, sgl_kernel_standin, tiny_vlm
 from repro.lab.evidence.recorder import note
-from repro.lab.machine import device
-from repro.lab.machine.device import CPU, CUDA, Device
-
-__all__ = ["CPU", "CUDA", "SMALL_VLM", "TINY", "Device", "arguments", "environment", "import_sglang", "start"]
+from repro.lab.machine.device import CPU, DEVICES, Device
 
 SMALL_VLM = "Qwen/Qwen2.5-VL-3B-Instruct"
 TINY = "tiny"
@@ -25,6 +22,13 @@ TINY_NEEDS = {"qwen2", "qwen2_vl", "qwen2_5_vl", "registry", "utils", "qwen_vl",
 MODELS, PROCESSORS = "sglang.srt.models", "sglang.srt.multimodal.processors"
 START_METHOD = "SGLANG_SHM_KIT_START_METHOD"  # environment variable: how the engine's processes are started
 EVERYWHERE = {"enable_multimodal": True, "skip_server_warmup": True, "disable_cuda_graph": True, "random_seed": 0}
+PROMPT = "What is this?"
+SAYS = {  # what the phases of a run are called on a terminal
+    "model": "looking for the model",
+    "import": "importing sglang",
+    "boot": "booting sglang: tokenizer, scheduler, detokenizer",
+    "generate": "one image, n samples",
+}
 
 
 def default_model(device: Device) -> str:
@@ -65,7 +69,7 @@ def start(model: str, name: str, **more: Any) -> Any:
     if builder and builder.wait():
         raise OSError(f"the tiny model could not be built: its builder exited with {builder.returncode}")
     note("phase", phase="boot")
-    engine = sglang.Engine(**{**arguments(model, device.DEVICES[name]), **more})
+    engine = sglang.Engine(**{**arguments(model, DEVICES[name]), **more})
     note("start_method", method=multiprocessing.get_start_method())
     note("phase", phase="generate")
     return engine

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from repro.lab.engine import sgl_kernel_standin
 from repro.lab.evidence import recorder
-from repro.lab.evidence.verdict import Refused
+from repro.lab.refused import Refused
 
 if os.environ.get(recorder.EVENTS_FILE):
     recorder.install()

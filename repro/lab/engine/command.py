@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from repro.lab.evidence.verdict import Outcome, Refused
+from repro.lab.evidence.verdict import Outcome
 from repro.lab.machine import device, preflight
-from repro.lab.machine.device import Choice
-from repro.lab.progress import Progress
+from repro.lab.refused import Refused
+from repro.lab.terminal import OneLineParser, count, progress
 
-PROMPT = "What is this?"
 KEPT, BROKEN, REFUSED, INTERRUPTED = 0, 1, 2, 130
 
 
@@ -25,8 +23,7 @@ def main(scene: Callable[[Namespace], Any], promise: Outcome) -> int:
     Returns 0 if the promised thing happened, 1 if something else did, 2 for bad usage or a missing part.
     """
     try:
-        arguments = parse(scene.__doc__ or "")
-        return run(scene, arguments, promise)
+        return run(scene, parse(scene.__doc__ or "", promise), promise)
     except Refused as refusal:
         print(f"{Path(sys.argv[0]).name}: {refusal}", file=sys.stderr)
         return REFUSED
@@ -39,20 +36,15 @@ def run(scene: Callable[[Namespace], Any], arguments: Namespace, promise: Outcom
     """Check, run, print. Raises Refused if the run cannot be made as asked."""
     preflight.require_linux()
     preflight.require_parts()
-    from repro.lab import engine
-    from repro.lab.engine import launcher, report  # only now: they import parts that may be missing
+    from repro.lab import engine  # only now: these import parts that may be missing
+    from repro.lab.engine import launcher, report
 
     choice = settle(arguments)
     if choice.why:
         print(f"{Path(sys.argv[0]).name}: {on_the_cpu(choice.why, arguments.model)}", file=sys.stderr)
-    with Progress(sys.stderr) as progress:
-        verdict = launcher.run(
-            scene,
-            arguments,
-            environment=engine.environment(arguments.model, choice.device, spawn=arguments.spawn),
-            log=arguments.log,
-            on_phase=progress.phase,
-        )
+    environment = engine.environment(arguments.model, choice.device, spawn=arguments.spawn)
+    with progress(sys.stderr, engine.SAYS) as shown:
+        verdict = launcher.run(scene, arguments, environment=environment, log=arguments.log, on_phase=shown.phase)
     if arguments.json:
         print(json.dumps(verdict.as_dict(), indent=2))
     elif verdict.outcome != "refused":
@@ -62,10 +54,11 @@ def run(scene: Callable[[Namespace], Any], arguments: Namespace, promise: Outcom
     return KEPT if verdict.keeps(promise) else BROKEN
 
 
-def settle(arguments: Namespace) -> Choice:
+def settle(arguments: Namespace) -> device.Choice:
     """Replace `auto` and the defaults by what is there, check all of it, and return the choice of the device. Raises
     Refused if something that was asked for is not there."""
     from repro.lab import engine
+    from repro.lab.engine import tiny_vlm
 
     choice = device.choose(arguments.device)
     arguments.device = choice.device.name
@@ -78,9 +71,9 @@ def settle(arguments: Namespace) -> Choice:
         preflight.require_writable(arguments.log, "--log")
     preflight.require_shared_memory()
     if arguments.model == engine.TINY:
-        preflight.require_cache()
+        preflight.require_cache(tiny_vlm.location())
     else:
-        preflight.require_model(arguments.model)
+        arguments.model = preflight.require_model(arguments.model)
     return choice
 
 
@@ -89,37 +82,22 @@ def on_the_cpu(why: str, model: str) -> str:
     return f"on the CPU, model {model}: {why}. For CUDA: {device.way_to_cuda()}"
 
 
-def parse(description: str) -> Namespace:
+def parse(description: str, promise: Outcome) -> Namespace:
     """The command line. Raises Refused, in one line, where argparse would print its usage."""
     parser = OneLineParser(description=" ".join(description.split()))
     parser.add_argument("--n", type=count, default=2, help="how many samples to ask for (default: %(default)s)")
     parser.add_argument("--image", type=Path, metavar="FILE", help="an image (default: 112 x 112 pixels of crimson)")
-    parser.add_argument("--prompt", default=PROMPT, metavar="TEXT", help="what to ask (default: %(default)s)")
+    parser.add_argument("--prompt", default="What is this?", metavar="TEXT", help="what to ask (default: %(default)s)")
     parser.add_argument(
         "--model",
         metavar="PATH_OR_ID",
-        help="a model's folder, a hub id, or `tiny`, which is built from a seed (default: tiny without a GPU)",
+        help="a model's folder, a hub id, or `tiny`, which is built from a seed (default: tiny on a CPU)",
     )
     parser.add_argument("--device", choices=device.NAMES, default="auto", help="(default: cuda if it can be used)")
     parser.add_argument("--spawn", action="store_true", help="on a CPU: start sglang's processes as sglang does")
     parser.add_argument("--json", action="store_true", help="print the verdict as one JSON object and nothing else")
     parser.add_argument("--log", type=Path, metavar="FILE", help="keep what sglang prints in FILE")
-    return parser.parse_args()
-
-
-class OneLineParser(argparse.ArgumentParser):
-    """Raises Refused, in one line, instead of printing its usage and leaving."""
-
-    def error(self, message: str) -> NoReturn:
-        raise Refused(f"{message}; see --help")
-
-
-def count(text: str) -> int:
-    """For argparse: a number of 1 or more."""
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number that will do: give 1 or more")
-    return value
+    arguments = parser.parse_args()
+    if promise == "crashed" and arguments.n == 1:
+        raise Refused("--n 1 cannot crash: sglang copies a request for n > 1 only", "give 2 or more")
+    return arguments

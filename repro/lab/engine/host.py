@@ -13,7 +13,6 @@ import gc
 import hashlib
 import os
 import shlex
-import shutil
 import signal
 import socket
 import subprocess
@@ -23,10 +22,10 @@ from collections.abc import Mapping, Sequence
 from multiprocessing import resource_tracker
 from pathlib import Path
 
-from repro.lab import engine
+from repro.lab import engine, folders
 from repro.lab.engine import deferred, warden
+from repro.lab.places import ROOT
 
-ROOT = Path(__file__).resolve().parents[3]
 ADDRESS = "SGLANG_SHM_KIT_HOST"  # environment variable: the host's socket (a descriptor), and what it has imported
 SERVE = "--serve"
 # What decides how sglang is imported. A host serves only scenes that would import it in the same way.
@@ -53,7 +52,7 @@ class Host:
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         """Start a host with `environment` added to this process's. It imports sglang while this process goes on."""
-        self.folder = tempfile.mkdtemp(prefix="shm-kit-host-")
+        self.folder = folders.make("host")
         surroundings = {**os.environ, **environment, "PYTHONPATH": python_path()}
         self.kind = kind_of(surroundings)
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -63,7 +62,7 @@ class Host:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**surroundings, "TMPDIR": self.folder},
+                env={**surroundings, "TMPDIR": str(self.folder)},
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
             )
@@ -84,7 +83,7 @@ class Host:
         self.socket.close()
         self.process.terminate()  # it may be in the middle of its import, of which it hears nothing
         self.process.wait()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        folders.remove(self.folder)
 
     def last_words(self) -> str:
         """What there is to say of a host that has ended: its last line; "" of one that lives."""
@@ -92,12 +91,12 @@ class Host:
             self.process.wait(timeout=2)
         except subprocess.TimeoutExpired:
             return ""
-        lines = Path(self._log).read_text(errors="replace").strip().splitlines()
+        lines = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         return f", and the host ended: {lines[-1] if lines else 'it printed nothing'}"
 
     @property
-    def _log(self) -> str:
-        return f"{self.folder}/host.log"
+    def _log(self) -> Path:
+        return self.folder / "host.log"
 
 
 def fork_warden(host: int, stdin: int, stdout: int) -> None:
@@ -139,7 +138,7 @@ def serve(descriptor: int) -> tuple[str, str] | None:
     import setproctitle
 
     connection = socket.socket(fileno=descriptor)
-    folder = tempfile.gettempdir()
+    folder = Path(tempfile.gettempdir())
     engine.import_sglang()
     setproctitle.getproctitle()  # it finds its room now, or never: a scene gets an environment of its own
     require_one_thread()
@@ -148,7 +147,7 @@ def serve(descriptor: int) -> tuple[str, str] | None:
     while True:
         _, descriptors, *_ = socket.recv_fds(connection, 64, 2)
         if not descriptors:
-            shutil.rmtree(folder, ignore_errors=True)
+            folders.remove(folder)  # whoever has made it is gone
             return None
         if not os.fork():
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)

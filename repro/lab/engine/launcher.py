@@ -1,13 +1,11 @@
-"""Run something that may kill its whole process tree, and come back with a verdict."""
+"""Run a scene, a function that may kill its whole process tree, and come back with a verdict."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,14 +14,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
 
+import psutil
+
+from repro.lab import folders
 from repro.lab.engine import host
 from repro.lab.engine.warden import Report, Task
-from repro.lab.evidence import last_words, recorder
+from repro.lab.evidence import event, last_words, leftovers, recorder
 from repro.lab.evidence.verdict import Leftovers, Seconds, Verdict
+from repro.lab.refused import Refused
 
-ROOT = Path(__file__).resolve().parents[3]
 LIMITS = {"boot": 300.0, "generate": 120.0}  # seconds
-NOT_OF_NAMES = ("phase", "answers", "refused", "start_method")
+NOT_OF_NAMES = ("phase", "answers", "refused", "start_method", "lost")
 FRAMES = 4  # how many of the last frames a verdict keeps
 
 
@@ -44,43 +45,47 @@ def run(
     there is one that has imported what the scene would import; else it is a Python of its own. `log` receives what the
     run prints (else it is kept only while it is read). `on_phase` is called with `model`, `import`, `boot` and
     `generate` as they begin. When this process is interrupted or killed, the warden ends the run and leaves nothing of
-    it behind.
+    it behind. Raises Refused if the warden itself is killed.
     """
-    folder = tempfile.mkdtemp(prefix="shm-kit-")
     given = {key: str(value) if isinstance(value, Path) else value for key, value in vars(arguments).items()}
-    task = Task(
-        scene=(scene.__code__.co_filename, scene.__name__),
-        given=json.dumps(given),
-        environment={**os.environ, **(environment or {}), **_surroundings(folder)},
-        events=f"{folder}/events.jsonl",
-        log=str(log or f"{folder}/log.txt"),
-        folder=folder,
-        limits=dict(limits),
-    )
-    try:
+    with folders.folder("run") as folder:
+        task = Task(
+            scene=(scene.__code__.co_filename, scene.__name__),
+            given=json.dumps(given),
+            environment={**os.environ, **(environment or {}), **_surroundings(folder)},
+            events=str(folder / "events.jsonl"),
+            log=str(log or folder / "log.txt"),
+            folder=str(folder),
+            limits=dict(limits),
+        )
         return _verdict(_watched(task, on, on_phase), arguments)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)  # the warden has done so, if there was one
 
 
-def _surroundings(folder: str) -> dict[str, str]:
+def _surroundings(folder: Path) -> dict[str, str]:
     """The run's own corner: where its processes find this package, record events and put temporary files."""
-    return {"PYTHONPATH": host.python_path(), recorder.EVENTS_FILE: f"{folder}/events.jsonl", "TMPDIR": folder}
+    path = str(folder / "events.jsonl")
+    return {"PYTHONPATH": host.python_path(), recorder.EVENTS_FILE: path, "TMPDIR": str(folder)}
 
 
 def _watched(task: Task, on: host.Host | None, on_phase: Callable[[str], None]) -> Report:
-    report = None
+    report, seen = None, []
     with _warden(task, on) as (to_warden, from_warden):
-        to_warden.write(json.dumps(asdict(task)).encode() + b"\n")
-        to_warden.flush()
+        try:
+            to_warden.write(json.dumps(asdict(task)).encode() + b"\n")
+            to_warden.flush()
+        except BrokenPipeError:  # it is gone already; what it said before that is read all the same
+            pass
         for line in from_warden:
             said = json.loads(line)
             if "phase" in said:
                 on_phase(said["phase"])
+            elif "process" in said:
+                seen.append(said["process"])
             else:
                 report = Report(**said["report"])
     if report is None:
-        raise RuntimeError(f"the warden ended without a report{on.last_words() if on else ''}")
+        _clean_up_for_a_dead_warden(task, seen)
+        raise Refused(f"the warden of this run ended without a report{on.last_words() if on else ''}", "run it again")
     return report
 
 
@@ -91,7 +96,7 @@ def _warden(task: Task, on: host.Host | None) -> Iterator[tuple[IO[bytes], IO[by
     descriptor = host.for_scene(task.environment, on)
     for_warden, to_warden = os.pipe()
     from_warden, by_warden = os.pipe()
-    with open(to_warden, "wb") as asks, open(from_warden, "rb") as says:
+    with open(to_warden, "wb", buffering=0) as asks, open(from_warden, "rb") as says:
         process = None
         try:
             if descriptor is None:
@@ -121,8 +126,21 @@ def _own_warden(stdin: int, stdout: int) -> subprocess.Popen:
     )
 
 
+def _clean_up_for_a_dead_warden(task: Task, seen: list[tuple[int, float]]) -> None:
+    """Kill the processes that the warden had seen, each by its pid and the time of its start, and sweep."""
+    for pid, created in seen:
+        try:
+            process = psutil.Process(pid)
+            if process.create_time() == created:
+                process.kill()
+        except psutil.Error:  # gone
+            pass
+    if os.path.exists(task.events):
+        leftovers.sweep(event.events(event.lines(Path(task.events).read_bytes())[0]))
+
+
 def _verdict(report: Report, arguments: Namespace) -> Verdict:
-    noted = {event["what"]: event for event in report.events}
+    noted = {note["what"]: note for note in report.notes}
     verdict = Verdict(
         outcome="crashed",
         n=getattr(arguments, "n", None),
@@ -133,7 +151,8 @@ def _verdict(report: Report, arguments: Namespace) -> Verdict:
         seconds=_seconds(report.seconds),
         leftovers=Leftovers(report.segments, report.processes, report.remaining),
         died=report.died,
-        events=[event for event in report.events if event["what"] not in NOT_OF_NAMES],
+        events=[note for note in report.notes if note["what"] not in NOT_OF_NAMES],
+        missing=report.missing,
     )
     if "refused" in noted:
         verdict.outcome, verdict.message = "refused", noted["refused"]["error"]
@@ -142,9 +161,7 @@ def _verdict(report: Report, arguments: Namespace) -> Verdict:
     elif report.ended == "hung":
         verdict.outcome = "hung"
     elif words := last_words.read(report.log):
-        verdict.error, verdict.message, verdict.errno = words.error, words.message, words.errno
-        verdict.segment, verdict.where = words.segment, words.where
-        verdict.frames = [frame.text for frame in words.frames[-FRAMES:]]
+        verdict.died_of(words, frames=FRAMES)
     else:
         verdict.error = report.died[0]
     return verdict

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from repro.lab.evidence.recorder import NAMING
-from repro.lab.evidence.verdict import AFFECTED, Outcome, Verdict
+from repro.lab.evidence.event import NAMING
+from repro.lab.evidence.verdict import Outcome, Verdict
+from repro.lab.releases import AFFECTED
 
 PROMISES = {
     "crashed": "the server dies: FileNotFoundError on a name that its first consumer has unlinked",
@@ -30,13 +31,15 @@ def _lines(verdict: Verdict, promise: Outcome) -> Iterator[str]:
     elif verdict.events:
         yield from _table("the names", _names(verdict))
     if verdict.frames:
-        yield from _table("the scheduler's last frames", "\n".join(verdict.frames).splitlines(), indent="")
+        yield from _table(f"the {verdict.dying}'s last frames", "\n".join(verdict.frames).splitlines(), indent="")
         yield f"{verdict.error}: {verdict.message}"
     if verdict.died:
         yield from _table("who ended", verdict.died)
     yield ""
     yield f"took       {_took(verdict)}"
     yield f"left       {_left(verdict)}"
+    if verdict.missing:
+        yield f"account    {verdict.missing} events are missing: they could not be written"
     yield f"verdict    {_judged(verdict, promise)}"
     if verdict.release not in AFFECTED:
         yield f"note       the promise was made for {AFFECTED[0]} to {AFFECTED[-1]}; this is {verdict.release}"
@@ -47,6 +50,10 @@ def _happened(verdict: Verdict) -> str:
         return _answers(len(verdict.answers))
     if verdict.outcome == "hung":
         return "no end within the limit: it was killed"
+    if verdict.outcome == "refused":
+        return f"it could not be run: {verdict.message}"
+    if verdict.error and verdict.error.endswith("SIGBUS"):
+        return f"died: {verdict.error}, as Linux does it to a process that writes more into /dev/shm than there is room"
     return f"{verdict.error} at {verdict.where}" if verdict.where else f"died: {verdict.error}"
 
 

@@ -8,7 +8,6 @@ bytes and special tokens are almost zero: the largest logit is always a word's.
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
@@ -16,7 +15,8 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[3]
+from repro.lab.places import ROOT, cache_directory
+
 SEED = 24231
 WORDS = """
     apple amber autumn bird blue boat bread bridge bright brown candle castle cat chair city clear cloud coast
@@ -63,12 +63,6 @@ VISION = dict(
     fullatt_block_indexes=[1],
     in_channels=3,
 )
-
-
-def cache_directory() -> Path:
-    """Where the kit keeps what it builds or downloads, for this user: `$XDG_CACHE_HOME` or `~/.cache`."""
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "sglang-shm-kit"
 
 
 def location() -> Path:

@@ -1,13 +1,15 @@
 """Watches over one child whose whole process tree may die, hang or be abandoned, and cleans up after it.
 
-The warden is a small process between a script and the engine. It leads a session of its own, so neither Ctrl-C
-nor sglang's killing of its own tree reaches it; it is the tree's subreaper, so every orphan becomes its child; and
-it holds one end of a pipe to the script, so it learns at once when the script is gone, even by SIGKILL. Then, as
-after any other end, it kills what is left, unlinks the names that this run created, and removes the run's folder.
+The warden is a small process between a script and the engine. It leads a session of its own. So neither Ctrl-C nor
+sglang's killing of its own process tree reaches the warden. It is the subreaper of the tree, so every orphan becomes
+its child. It holds one end of a pipe to the script, so it learns at once when the script is gone, even by SIGKILL.
+Then, as after any other end, the warden kills what is left, unlinks the names that this run made, and removes the run's
+folder.
 
-It reads a `Task` (one JSON line) from standard input and writes JSON lines to standard output: a line for each
-phase of the child, and a last one, the `Report`. A warden is a process of its own (`main`), or one that a host has
-forked (`repro/lab/engine/host.py`): then the child is forked, too, and has sglang already.
+It reads a `Task` (one JSON line) from standard input and writes JSON lines to standard output: a line for each process
+that it sees, a line for each phase of the child, and a last one, the `Report`. A warden is a process of its own
+(`main`), or a host has forked it (`repro/lab/engine/host.py`). In the second case the child is forked, too, and has
+imported sglang already.
 """
 
 from __future__ import annotations
@@ -26,8 +28,7 @@ from typing import Any, BinaryIO
 
 import psutil
 
-from repro.lab.evidence.inotify import SHM
-from repro.lab.evidence.recorder import NAMING, file_name
+from repro.lab.evidence import event, leftovers
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 GRACE = 3.0  # seconds for the rest of a dying tree to go by itself
@@ -51,13 +52,15 @@ class Task:
 @dataclass
 class Report:
     """What was seen. `ended` is `exited`, `hung` or `abandoned`; `status` as `subprocess` gives it (-9: SIGKILL);
-    `seconds` maps each phase to its start, `answers` and `exit` to when they came, from the child's start on."""
+    `seconds` maps each phase to its start, `answers` and `exit` to when they came, from the child's start on. `notes`
+    are the lines of the run's record; `missing` counts events that are not in it."""
 
     ended: str
     status: int | None = None
     died: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
-    events: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[dict[str, Any]] = field(default_factory=list)
+    missing: int = 0
     log: str = ""
     segments: list[str] = field(default_factory=list)
     processes: list[str] = field(default_factory=list)
@@ -118,6 +121,7 @@ class Watch:
         self.deadline = self.began + task.limits["boot"]
         self.next_look = 0.0
         self.part = b""
+        self.unreadable = 0
 
     def run(self) -> Report:
         """Follow the child to its end, clean up, and return what was seen."""
@@ -147,22 +151,27 @@ class Watch:
 
     def _read_events(self) -> None:
         whole, _, self.part = (self.part + self.events.read()).rpartition(b"\n")
-        for event in map(json.loads, whole.splitlines()):
-            self.report.events.append(event)
-            if event["what"] == "answers":
-                self.report.seconds["answers"] = event["at"] - self.began
-            elif event["what"] == "phase":
-                self.report.seconds[event["phase"]] = event["at"] - self.began
-                if event["phase"] == "generate":
-                    self.deadline = event["at"] + self.task.limits["generate"]
+        notes, unreadable = event.lines(whole)
+        self.unreadable += unreadable
+        for note in notes:
+            self.report.notes.append(note)
+            if note["what"] == "answers":
+                self.report.seconds["answers"] = note["at"] - self.began
+            elif note["what"] == "phase":
+                self.report.seconds[note["phase"]] = note["at"] - self.began
+                if note["phase"] == "generate":
+                    self.deadline = note["at"] + self.task.limits["generate"]
                 self.next_look = 0.0
-                _say(phase=event["phase"])
+                _say(phase=note["phase"])
 
     def _look(self) -> None:
-        """Learn the processes' titles. sglang does not wait for its detokenizer, which may get its title only while
-        the first request waits; so look seldom during the boot, and often afterwards."""
+        """Learn which processes there are, and their titles. sglang does not wait for its detokenizer, which may get
+        its title only while the first request waits. So look seldom during the boot, and often afterwards."""
         if time.monotonic() > self.next_look:
-            self.titles |= {process.pid: title for process in _descendants() if (title := _title(process))}
+            for process in _descendants():
+                if process.pid not in self.titles:
+                    _say(process=[process.pid, process.create_time()])
+                self.titles[process.pid] = _title(process) or self.titles.get(process.pid, "")
             self.next_look = time.monotonic() + (2 * TICK if "generate" in self.report.seconds else 0.5)
 
     def _reap(self) -> None:
@@ -184,7 +193,8 @@ class Watch:
             self.report.processes = [f"{process.pid} {_title(process)}" for process in alive]
 
     def _kill(self) -> None:
-        """Kill until nothing is left: a process may fork while its parent is being killed."""
+        """Kill until nothing is left: a process may fork while its parent is being killed. (`psutil.wait_procs` would
+        take the statuses, which are this process's to read.)"""
         until = time.monotonic() + 30
         while (alive := _descendants()) and time.monotonic() < until:
             for process in alive:
@@ -198,6 +208,7 @@ class Watch:
 
     def _collect(self) -> None:
         self._read_events()
+        self.report.missing = event.missing(self.report.notes, self.unreadable + bool(self.part))
         self._reap()
         self.report.status = self.statuses.get(self.child)
         self.report.died = [f"tokenizer {_ending(self.report.status)}" if self.report.status is not None else ""]
@@ -213,13 +224,9 @@ class Watch:
         return [title.removeprefix("sglang::") for title in titles]
 
     def _sweep(self) -> None:
-        """Unlink the names that this run created and that are still there; nothing else in /dev/shm is touched."""
-        created = [event for event in self.report.events if event["what"] in (*NAMING, "semaphore")]
-        files = dict.fromkeys(SHM / file_name(event["what"], event["name"]) for event in created)
-        self.report.segments = [file.name for file in files if file.exists()]
-        for file in files:
-            file.unlink(missing_ok=True)
-        self.report.remaining += [file.name for file in files if file.exists()]
+        """Unlink the names that this run made and that are still there; nothing else in /dev/shm is touched."""
+        self.report.segments, remaining = leftovers.sweep(event.events(self.report.notes))
+        self.report.remaining += remaining
 
 
 def _descendants() -> list[psutil.Process]:
@@ -237,7 +244,7 @@ def _descendants() -> list[psutil.Process]:
 def _title(process: psutil.Process) -> str:
     try:
         return " ".join(process.cmdline()).strip()[:120]
-    except psutil.NoSuchProcess:
+    except psutil.Error:
         return ""
 
 

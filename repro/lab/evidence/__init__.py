@@ -1,0 +1,1 @@
+"""What a run leaves behind. Both ways write it: verdict, record of names, the kernel's own account, last words."""

@@ -10,6 +10,8 @@ from repro.lab.evidence import recorder
 FRAME = re.compile(r'^ +File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function>\S+)$')
 ERROR = re.compile(r"^(?P<error>[A-Za-z_][\w.]*)(?:: (?P<message>.*))?$")
 START = "Traceback (most recent call last):"
+HIT = re.compile(r"(\w+) hit an exception: \Z")  # as sglang's processes introduce the traceback of their end
+LINE = 200  # characters before a traceback, in which that is said
 
 
 @dataclass(frozen=True)
@@ -24,11 +26,13 @@ class Frame:
 
 @dataclass(frozen=True)
 class LastWords:
-    """The exception that ended a process, and how it got there (outermost frame first, the recorder's left out)."""
+    """The exception that ended a process, and how it got there (outermost frame first, the recorder's left out).
+    `process` is what the process is to sglang: `scheduler`, `detokenizermanager`, ...; else `tokenizer`."""
 
     error: str
     message: str
     frames: tuple[Frame, ...]
+    process: str = "tokenizer"
 
     @property
     def errno(self) -> int | None:
@@ -54,11 +58,14 @@ class LastWords:
 def read(log: str) -> LastWords | None:
     """The exception that a server process of sglang says it hit, else the log's last traceback, else None."""
     blocks = [match.start() for match in re.finditer(re.escape(START), log)]
-    hit = [start for start in blocks if log[:start].endswith("hit an exception: ")]
-    return _parse(log[(hit or blocks)[-1] :]) if blocks else None
+    if not blocks:
+        return None
+    said = {start: found[1] for start in blocks if (found := HIT.search(log[max(0, start - LINE) : start]))}
+    start = max(said, default=blocks[-1])
+    return _parse(log[start:], said.get(start, "tokenizer").lower())
 
 
-def _parse(text: str) -> LastWords | None:
+def _parse(text: str, process: str) -> LastWords | None:
     frames: list[Frame] = []
     for line in text.splitlines()[1:]:
         if frame := FRAME.match(line):
@@ -68,7 +75,7 @@ def _parse(text: str) -> LastWords | None:
             frames[-1] = Frame(last.file, last.line, last.function, f"{last.text}\n{line}")
         elif error := ERROR.match(line):
             seen = tuple(frame for frame in frames if frame.file != recorder.__file__)
-            return LastWords(error["error"], error["message"] or "", seen)
+            return LastWords(error["error"], error["message"] or "", seen, process)
         else:
             return None
     return None

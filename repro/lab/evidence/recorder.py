@@ -1,278 +1,317 @@
-"""Who created, opened, mapped, closed and unlinked which shared-memory name, when, in which process.
+"""Who created, opened, mapped, closed and unlinked which name in /dev/shm, when, in which process.
 
-Every process of a run appends one JSON line an event to the run's own file. The names are taken where CPython calls
-the operating system (`_posixshmem.shm_open`, `shm_unlink`, `os.link`, and for files in /dev/shm that are made or
-removed by path `open` and `os.remove`), so nothing of sglang is touched and no name that the run created is missed.
-Times are the system's monotonic clock, which all processes share; within a process the lines stand in the order in
-which things happened.
+Every process of a run appends one JSON line an event to the run's own file. The names are taken where Python calls the
+operating system: `_posixshmem.shm_open` and `shm_unlink`, `os.link`, `os.open`, `os.remove`, `os.unlink`, the built-in
+`open`, and the creation of a named semaphore. So nothing of sglang is touched. A name that C code makes without Python
+is not seen, nor is one made by `os.rename`, `os.symlink` or `os.mkdir`.
+
+The recorder never raises into what it records. What it cannot write, it counts.
 """
 
 from __future__ import annotations
 
+import builtins
 import contextlib
-import functools
+import io
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from multiprocessing import shared_memory, synchronize
 from pathlib import Path
 from typing import Any
 
-SHM = "/dev/shm"
-EVENTS_FILE = "SGLANG_SHM_KIT_EVENTS"  # environment variable: the file that a guarded run's processes append to
+from repro.lab.evidence.event import MAKING, Event, events, lines
+from repro.lab.places import SHM
+
+EVENTS_FILE = "SGLANG_SHM_KIT_EVENTS"  # environment variable: the file that an engine's processes append to
 LEDGER = "SGLANG_SHM_KIT_LEDGER"  # environment variable: a file that gets every name made, for more than one run
-NAMING = ("create", "link")  # what makes a name
+_SHM = f"{SHM}/"
 
 
-@dataclass(frozen=True)
-class Event:
-    """One thing that happened to one name. `what` is `create`, `create failed`, `link`, `link failed`, `open`,
-    `open failed`, `map`, `close`, `unlink`, `unlink failed` or `semaphore`; `send` counts a run's sends from 0; `where`
-    is the caller outside the standard library, as `file:line function`."""
+class Recorder:
+    """Records what this process does to names, in the file at `path`, from `start` to `stop`; also a context manager.
 
-    at: float
-    pid: int
-    role: str
-    what: str
-    name: str
-    send: int | None = None
-    bytes: int | None = None
-    errno: int | None = None
-    where: str | None = None
+    `role` is what this process is to sglang (None: its title says so). `details` adds `map` and `close`. `react` is
+    called with each event. With `at_once`, each event is written when it happens; else when a send is over: a process
+    that may be killed cannot wait for that, and one whose sends are timed should. `thread` is the only thread that is
+    recorded (None: all): what other threads of the process do is not the run's.
+
+    `spent` is how many seconds the recorder itself has taken.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        role: str | None = None,
+        *,
+        details: bool = False,
+        at_once: bool = True,
+        react: Callable[[Event], None] | None = None,
+    ) -> None:
+        self.path, self._role, self.details, self.react = Path(path), role, details, react
+        self.thread: int | None = None
+        self.send: int | None = None
+        self.spent = 0.0
+        self.lost, self._cut = 0, False
+        self._waiting: list[dict[str, object]] | None = None if at_once else []
+        self._undo = contextlib.ExitStack()
+
+    def start(self) -> Recorder:
+        """Record from now on. Raises OSError if the file cannot be opened, RuntimeError if this process is recorded."""
+        global _current
+        if _current is not None:
+            raise RuntimeError(f"this process is already recorded, in {_current.path}")
+        self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        for holder, name, replace in self._patches():
+            original = getattr(holder, name)
+            setattr(holder, name, replace(original))
+            self._undo.callback(setattr, holder, name, original)
+        _current = self
+        return self
+
+    def stop(self) -> None:
+        """Undo everything, and write what waits."""
+        global _current
+        self._undo.close()
+        self._flush()
+        if self.lost:
+            self._write([])
+        os.close(self._file)
+        _current = None
+
+    def __enter__(self) -> Recorder:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def about(self, send: int | None) -> None:
+        """From now on, this process's events belong to this send (None: to none)."""
+        self.send = send
+        if send is None:
+            self._flush()
+
+    def note(self, what: str, **fields: object) -> None:
+        """Append a line to the run's file."""
+        line = {"at": time.monotonic(), "pid": os.getpid(), "what": what, **fields}
+        if self._waiting is None:
+            self._write([line])
+        else:
+            self._waiting.append(line)
+
+    def events(self) -> list[Event]:
+        """What was recorded so far, by all processes of the run."""
+        self._flush()
+        return events(lines(self.path.read_bytes())[0])
+
+    def role(self) -> str:
+        """What this process is to sglang: `tokenizer`, `scheduler`, `detokenizer`, ..."""
+        return self._role or _role_by_title()
+
+    def _flush(self) -> None:
+        if self._waiting:
+            self._write(self._waiting)
+            self._waiting = []
+
+    def _write(self, notes: list[dict[str, object]]) -> None:
+        """One write for all, so that processes do not mix. After one that a full disk has cut, begin a new line."""
+        if self.lost:
+            notes = [{"at": time.monotonic(), "pid": os.getpid(), "what": "lost", "count": self.lost}, *notes]
+        text = b"\n" * self._cut + "".join(json.dumps(note) + "\n" for note in notes).encode()
+        try:
+            written = os.write(self._file, text)
+        except OSError:
+            self.lost += len(notes) - bool(self.lost)
+        else:
+            self._cut = written < len(text)
+            self.lost = 0
+
+    def _event(self, what: str, name: str, at: float | None = None, **fields: Any) -> None:
+        """Append an event. A success counts from the start of the call, a failure from its end. So an event that failed
+        because another process succeeded stands after that success."""
+        if self.thread in (None, threading.get_ident()):
+            began = time.monotonic()
+            event = Event(
+                began if at is None else at, os.getpid(), self.role(), what, name, self.send, where=_caller(), **fields
+            )
+            self.note(**{key: value for key, value in vars(event).items() if value is not None})
+            if what in MAKING:
+                _enter_into_ledger(event)
+            if self.react:
+                self.react(event)
+            self.spent += time.monotonic() - began
+
+    def _patches(self) -> Iterator[tuple[Any, str, Callable[[Callable], Any]]]:
+        """What is replaced while this process is recorded: holder, name, and what makes the replacement."""
+        import _posixshmem
+
+        yield _posixshmem, "shm_open", self._opens
+        yield _posixshmem, "shm_unlink", self._unlinks
+        yield os, "link", self._links
+        yield os, "open", self._opens_files
+        yield io, "open", self._opens_files
+        yield builtins, "open", self._opens_files
+        yield os, "remove", self._removes_files
+        yield os, "unlink", self._removes_files
+        yield synchronize.SemLock, "__init__", self._makes_semaphores
+        if self.details:
+            yield shared_memory.SharedMemory, "__init__", self._maps
+            yield shared_memory.SharedMemory, "close", self._closes
+
+    def _opens(self, original: Callable[..., int]) -> Callable[..., int]:
+        def shm_open(path: str, flags: int, mode: int = 0o777) -> int:
+            what = "create" if flags & os.O_CREAT else "open"
+            with self._recorded(what, path) as fields:
+                descriptor = original(path, flags, mode=mode)
+                fields["inode"] = os.fstat(descriptor).st_ino
+            return descriptor
+
+        return shm_open
+
+    def _unlinks(self, original: Callable[[str], None]) -> Callable[[str], None]:
+        def shm_unlink(path: str) -> None:
+            with self._recorded("unlink", path):
+                original(path)
+
+        return shm_unlink
+
+    def _links(self, original: Callable[..., None]) -> Callable[..., None]:
+        def link(source: Any, target: Any, **named: Any) -> None:
+            name = _name_in_shm(target)
+            if name is None:
+                return original(source, target, **named)
+            with self._recorded("link", name) as fields:
+                original(source, target, **named)
+                fields["inode"] = _inode(target)
+
+        return link
+
+    def _opens_files(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """For releases that make plain files in /dev/shm."""
+
+        def open(file: Any, *arguments: Any, **named: Any) -> Any:
+            name = _name_in_shm(file)
+            if name is None or os.path.lexists(file):
+                return original(file, *arguments, **named)
+            began = time.monotonic()
+            opened = original(file, *arguments, **named)
+            descriptor = opened if isinstance(opened, int) else opened.fileno()
+            self._event("create", name, began, inode=os.fstat(descriptor).st_ino)
+            return opened
+
+        return open
+
+    def _removes_files(self, original: Callable[..., None]) -> Callable[..., None]:
+        def remove(path: Any, **named: Any) -> None:
+            name = _name_in_shm(path)
+            began = time.monotonic()
+            original(path, **named)
+            if name is not None:
+                self._event("unlink", name, began)
+
+        return remove
+
+    def _makes_semaphores(self, original: Callable[..., None]) -> Callable[..., None]:
+        def __init__(lock: Any, *arguments: Any, **named: Any) -> None:
+            began = time.monotonic()
+            original(lock, *arguments, **named)
+            if name := lock._semlock.name:  # None if the name was unlinked at once, as in a process that forks
+                self._event("semaphore", name, began, inode=_inode(SHM / f"sem.{name.removeprefix('/')}"))
+
+        return __init__
+
+    def _maps(self, original: Callable[..., None]) -> Callable[..., None]:
+        def __init__(segment: Any, *arguments: Any, **named: Any) -> None:
+            original(segment, *arguments, **named)
+            self._event("map", segment._name, bytes=segment.size)
+
+        return __init__
+
+    def _closes(self, original: Callable[..., None]) -> Callable[..., None]:
+        def close(segment: Any) -> None:
+            mapped = segment._mmap is not None
+            original(segment)
+            if mapped:
+                self._event("close", segment._name)
+
+        return close
+
+    @contextlib.contextmanager
+    def _recorded(self, what: str, name: str) -> Iterator[dict[str, Any]]:
+        """Records that the context succeeded, with the fields that it was given, or how it failed."""
+        began, fields = time.monotonic(), {}
+        try:
+            yield fields
+        except OSError as error:
+            self._event(f"{what} failed", name, errno=error.errno)
+            raise
+        self._event(what, name, began, **fields)
 
 
-@dataclass
-class _Account:
-    """Where this process writes its events: file, own role (else its title tells), and the send at hand; who is called
-    with each event; the seconds that all of this took; and, unless each event is written at once, those that wait for
-    the end of a send."""
-
-    path: str | None = None
-    role: str | None = None
-    send: int | None = None
-    details: bool = False
-    react: Callable[[Event], None] | None = None
-    spent: float = 0.0
-    waiting: list[dict[str, object]] | None = None
+_current: Recorder | None = None
 
 
-_account = _Account()
-_taken: dict[str, Any] = {}
+def current() -> Recorder | None:
+    """What records this process, if anything does."""
+    return _current
+
+
+def install() -> None:
+    """Record this process to its end, in the file that the environment variable EVENTS_FILE names. Does nothing where
+    there is none, or where this process is recorded already."""
+    path = os.environ.get(EVENTS_FILE)
+    if path and _current is None:
+        Recorder(path).start()
 
 
 def note(what: str, **fields: object) -> None:
-    """Append a line to the run's file. Does nothing outside a run."""
-    path = _account.path or os.environ.get(EVENTS_FILE)
-    if path:
-        line = {"at": time.monotonic(), "pid": os.getpid(), "what": what, **fields}
-        if _account.waiting is None:
-            _write(path, [line])
-        else:
-            _account.waiting.append(line)
+    """Append a line to the file of the run that this process belongs to. Does nothing outside a run."""
+    if _current is not None:
+        _current.note(what, **fields)
 
 
-def _write(path: str, lines: list[dict[str, object]]) -> None:
-    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+def _role_by_title() -> str:
     try:
-        os.write(file, "".join(json.dumps(line) + "\n" for line in lines).encode())  # one write: processes do not mix
-    finally:
-        os.close(file)
-
-
-def account_path() -> Path:
-    """The file that this process's events are in. Raises RuntimeError if it is not recorded."""
-    if _account.path is None:
-        raise RuntimeError("nothing is recorded here")
-    _write_waiting()
-    return Path(_account.path)
-
-
-def _write_waiting() -> None:
-    if _account.waiting:
-        _write(_account.path, _account.waiting)
-        _account.waiting.clear()
-
-
-def spent() -> float:
-    """How many seconds this process has spent on its account, so that they need not count as somebody else's."""
-    return _account.spent
-
-
-def about(send: int | None) -> None:
-    """From now on this process's events belong to this send (None: to none)."""
-    _account.send = send
-    if send is None:
-        _write_waiting()
-
-
-def install(path: str | None = None, role: str | None = None, *, details: bool = False) -> None:
-    """Record, from now on, what this process does to shared-memory names, in the file at `path` (else in that of
-    the guarded run; outside one this does nothing). `details` adds `map` and `close`."""
-    path = path or os.environ.get(EVENTS_FILE)
-    if path:
-        _account.path, _account.role, _account.details = path, role, details
-        if not _taken:
-            _patch()
-
-
-@contextlib.contextmanager
-def recording(
-    path: str, role: str, react: Callable[[Event], None] | None = None, *, at_once: bool = True
-) -> Iterator[None]:
-    """Record this process's events, `map` and `close` included, in the file at `path`, while the context lasts, and
-    call `react` with each. One at a time. Unless `at_once`, they are written when a send is over: a process that may be
-    killed cannot wait for that, and one whose sends are timed should."""
-    if _account.path is not None:
-        raise RuntimeError(f"this process is already recorded, in {_account.path}")
-    Path(path).touch()
-    install(path, role, details=True)
-    _account.react, _account.waiting = react, None if at_once else []
-    try:
-        yield
-    finally:
-        _unpatch()
-        _write_waiting()
-        _account.path = _account.role = _account.send = _account.react = _account.waiting = None
-
-
-def read(path: Path) -> list[Event]:
-    """The events in a run's file, in order of time."""
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    events = [Event(**line) for line in lines if "name" in line]
-    return sorted(events, key=lambda event: event.at)
-
-
-def file_name(what: str, name: str) -> str:
-    """The entry in /dev/shm that an event `what` about `name` made. (The library puts `sem.` before a semaphore's.)"""
-    name = name.removeprefix("/")
-    return f"sem.{name}" if what == "semaphore" else name
-
-
-def role() -> str:
-    """What this process is to sglang: `tokenizer`, `scheduler`, `detokenizer`, ... (its title says so)."""
-    if _account.role:
-        return _account.role
-    with open("/proc/self/cmdline", "rb") as file:
-        title = file.read().split(b"\0")[0].decode(errors="replace")
+        with io.FileIO("/proc/self/cmdline") as file:
+            title = file.read().split(b"\0")[0].decode(errors="replace")
+    except OSError:  # no descriptor left
+        return "unknown"
     return title.removeprefix("sglang::").split("_")[0] if title.startswith("sglang::") else "tokenizer"
 
 
-def _patch() -> None:
-    import _posixshmem
-
-    shared = shared_memory.SharedMemory
-    _taken.update(open=_posixshmem.shm_open, unlink=_posixshmem.shm_unlink)
-    _taken.update(init=shared.__init__, close=shared.close, semaphore=synchronize.SemLock._make_name)
-    _taken.update(link=os.link)
-    _posixshmem.shm_open, _posixshmem.shm_unlink, os.link = _recorded_open, _recorded_unlink, _recorded_link
-    synchronize.SemLock._make_name = staticmethod(_recorded_semaphore_name)
-    if _account.details:
-        shared.__init__, shared.close = _recorded_init, _recorded_close
-    _watch_files()
+def _enter_into_ledger(event: Event) -> None:
+    if ledger := os.environ.get(LEDGER):
+        with contextlib.suppress(OSError), io.FileIO(ledger, "a") as file:
+            file.write(f"{event.path.name} {event.inode}\n".encode())
 
 
-@functools.cache  # once a process: an audit hook cannot be taken back, so it looks whether anything is recorded
-def _watch_files() -> None:
-    sys.addaudithook(_file_by_path)
+def _name_in_shm(path: Any) -> str | None:
+    """`/name` for a path directly in /dev/shm, however it is written; None for any other."""
+    if not isinstance(path, (str, bytes, os.PathLike)):
+        return None
+    text = os.fsdecode(path)
+    if not text.startswith(_SHM):
+        return None
+    folder, name = os.path.split(os.path.normpath(text))
+    return f"/{name}" if folder == str(SHM) else None
 
 
-def _unpatch() -> None:
-    import _posixshmem
-
-    shared = shared_memory.SharedMemory
-    _posixshmem.shm_open, _posixshmem.shm_unlink, os.link = _taken["open"], _taken["unlink"], _taken["link"]
-    synchronize.SemLock._make_name = staticmethod(_taken["semaphore"])
-    shared.__init__, shared.close = _taken["init"], _taken["close"]
-    _taken.clear()
-
-
-def _recorded_open(path, flags, mode=0o777):
-    what = "create" if flags & os.O_CREAT else "open"
-    began = time.monotonic()
+def _inode(path: Any) -> int | None:
     try:
-        descriptor = _taken["open"](path, flags, mode=mode)
-    except OSError as error:
-        _event(f"{what} failed", path, errno=error.errno)
-        raise
-    _event(what, path, at=began)
-    return descriptor
-
-
-def _recorded_unlink(path):
-    began = time.monotonic()
-    try:
-        _taken["unlink"](path)
-    except OSError as error:
-        _event("unlink failed", path, errno=error.errno)
-        raise
-    _event("unlink", path, at=began)
-
-
-def _recorded_link(source, target, **named):
-    began = time.monotonic()
-    ours = isinstance(target, str) and target.startswith(f"{SHM}/")
-    try:
-        _taken["link"](source, target, **named)
-    except OSError as error:
-        if ours:
-            _event("link failed", target.removeprefix(SHM), errno=error.errno)
-        raise
-    if ours:
-        _event("link", target.removeprefix(SHM), at=began)
-
-
-def _recorded_semaphore_name():
-    name = _taken["semaphore"]()
-    _event("semaphore", name)
-    return name
-
-
-def _recorded_init(self, *arguments, **named):
-    _taken["init"](self, *arguments, **named)
-    _event("map", self._name, bytes=self.size)
-
-
-def _recorded_close(self):
-    mapped = self._mmap is not None
-    _taken["close"](self)
-    if mapped:
-        _event("close", self._name)
-
-
-def _file_by_path(happening: str, details: tuple) -> None:
-    """Releases from 0.5.13 on also make plain files in /dev/shm. An audit hook is told before it happens."""
-    if happening not in ("open", "os.remove") or not _taken or not str(details[0]).startswith(f"{SHM}/"):
-        return
-    path, there = str(details[0]), os.path.exists(details[0])
-    if happening == "open" and details[2] & os.O_CREAT and not there:
-        _event("create", path.removeprefix(SHM))
-    elif happening == "os.remove" and there:
-        _event("unlink", path.removeprefix(SHM))
-
-
-def _event(what: str, name: str, *, at: float | None = None, **fields: Any) -> None:
-    """Append an event. A success counts from the call's start, a failure from its end: then what failed because of
-    another process's success stands behind it."""
-    began = time.monotonic()
-    at = began if at is None else at
-    event = Event(at, os.getpid(), role(), what, name, _account.send, where=_caller(), **fields)
-    note(**{key: value for key, value in vars(event).items() if value is not None})
-    if what in (*NAMING, "semaphore") and (ledger := os.environ.get(LEDGER)):
-        _write(ledger, [{"name": file_name(what, name)}])
-    if _account.react:
-        _account.react(event)
-    _account.spent += time.monotonic() - began
+        return os.lstat(path).st_ino
+    except OSError:  # gone by now
+        return None
 
 
 def _caller() -> str | None:
-    """The nearest frame that is neither here nor in `multiprocessing`: `mm_utils.py:1564 __setstate__`."""
+    """The nearest frame outside this file, `multiprocessing` and `contextlib`: `mm_utils.py:1564 __setstate__`."""
     frame = sys._getframe(1)
     while frame is not None:
         path = frame.f_code.co_filename
-        if path != __file__ and f"{os.sep}multiprocessing{os.sep}" not in path:
+        if path not in (__file__, contextlib.__file__) and f"{os.sep}multiprocessing{os.sep}" not in path:
             return f"{os.path.basename(path)}:{frame.f_lineno} {frame.f_code.co_name}"
         frame = frame.f_back
     return None

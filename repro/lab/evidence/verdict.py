@@ -1,16 +1,14 @@
-"""What a run came to: one dataclass for every way to run the bug."""
+"""What a run came to: one dataclass for both ways to run the bug."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from repro.lab.evidence.last_words import LastWords
+
 Outcome = Literal["crashed", "survived", "hung", "refused"]
-AFFECTED = ("0.5.9", "0.5.10", "0.5.10.post1", "0.5.11", "0.5.12", "0.5.12.post1")
-
-
-class Refused(Exception):
-    """The run cannot be made as asked: what was wrong, the value, the way out, in one line."""
 
 
 @dataclass
@@ -36,9 +34,11 @@ class Verdict:
     """What a run came to, and the evidence for it.
 
     `answers` is what the scene returned (for a request: its texts). `error`, `errno`, `segment` and `where`
-    (`file:line function`) are read from what the dying process printed; `frames` are its last frames verbatim.
-    `events` is the recorder's account of the shared-memory names, `died` who ended and by what. `start_method` is how
-    sglang's processes were started: `fork` (one import for all) or `spawn` (as sglang does).
+    (`file:line function`) are read from what the dying process printed; `frames` are its last frames verbatim,
+    and `dying` says which process that was.
+    `events` is the recorder's account of the names in /dev/shm; `missing` counts the events that are not in it. `died`
+    says who ended and by what. `start_method` is how sglang's processes were started: `fork` (one import for all) or
+    `spawn` (as sglang does).
     """
 
     outcome: Outcome
@@ -56,12 +56,27 @@ class Verdict:
     leftovers: Leftovers = field(default_factory=Leftovers)
     message: str | None = None
     frames: list[str] = field(default_factory=list)
+    dying: str | None = None
     died: list[str] = field(default_factory=list)
     events: list[dict[str, Any]] = field(default_factory=list)
+    missing: int = 0
+
+    @classmethod
+    def from_dict(cls, told: Mapping[str, Any]) -> Verdict:
+        """The verdict that `as_dict` has told. Other keys, such as the lab's `sends`, are passed over."""
+        given = {name: told[name] for name in cls.__dataclass_fields__ if name in told}
+        return cls(**{**given, "seconds": Seconds(**told["seconds"]), "leftovers": Leftovers(**told["leftovers"])})
 
     def as_dict(self) -> dict[str, Any]:
         """The verdict as plain data, for `json.dumps`."""
         return asdict(self)
+
+    def died_of(self, words: LastWords, frames: int | None = None) -> None:
+        """The run crashed, and these were the last words; of their frames, only the last ones are kept."""
+        self.outcome, self.error, self.message = "crashed", words.error, words.message
+        self.errno, self.segment, self.where = words.errno, words.segment, words.where
+        self.dying = words.process
+        self.frames = [frame.text for frame in words.frames[-(frames or 0) :]]
 
     def is_the_crash(self) -> bool:
         """Whether the run died of #24231 and of nothing else: unpickling a pointer raised FileNotFoundError on a

@@ -1,0 +1,8 @@
+"""Way 2: sglang's own functions, lifted out of a release, between two real processes, without the model."""
+
+from repro.lab.lifted.experiment import Experiment, Run, run
+from repro.lab.lifted.fault import Fault
+from repro.lab.lifted.request import make_request
+from repro.lab.upstream.plugs import as_fix
+
+__all__ = ["Experiment", "Fault", "Run", "as_fix", "make_request", "run"]

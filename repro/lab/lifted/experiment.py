@@ -1,39 +1,126 @@
-"""One experiment: tokenizer process -> ZMQ -> scheduler process, on lifted code -> `Run`.
+"""One experiment: tokenizer process -> ZMQ -> scheduler process, on a release's lifted code -> `Run`.
 
-The tokenizer's side is this process, the scheduler's another one that is kept for the next run unless it dies.
-Between them are a real ZMQ socket and real POSIX shared memory; only the model is missing.
+The tokenizer's side is this process. The scheduler's side is another one, which is kept for the next experiment unless
+it dies. Between them are a real ZMQ socket and real POSIX shared memory; only the model is missing.
 """
 
 from __future__ import annotations
 
 import asyncio
-import shutil
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
 from pathlib import Path
 
-from repro.lab.evidence import last_words, recorder
-from repro.lab.evidence.inotify import SHM, Seen, watching
-from repro.lab.evidence.recorder import NAMING, Event
+from repro.lab import folders
+from repro.lab.evidence import event, inotify, last_words, leftovers
+from repro.lab.evidence.event import NAMING, Event
+from repro.lab.evidence.inotify import Seen
+from repro.lab.evidence.recorder import Recorder
 from repro.lab.evidence.verdict import Leftovers, Seconds, Verdict
-from repro.lab.lifted.pool import bench
-from repro.lab.lifted.request import TokenizedGenerateReqInput, arrays, make_request
-from repro.lab.lifted.scheduler_side import DEATHS, Session
-from repro.lab.lifted.tokenizer_side import Faults, SchedulerDied, Send, Tokenizer
-from repro.lab.upstream import source, standins
-from repro.lab.upstream.standins import Hook
+from repro.lab.lifted.fault import Fault
+from repro.lab.lifted.pool import Schedulers, pool
+from repro.lab.lifted.request import arrays, make_request
+from repro.lab.lifted.scheduler_side import Session
+from repro.lab.lifted.tokenizer_side import SchedulerDied, Send, Tokenizer
+from repro.lab.upstream.plugs import Fix, Prepare, as_fix
+from repro.lab.upstream.release import Release
+from repro.lab.upstream.source import INSTALLED
+from repro.lab.upstream.standin_data import TokenizedGenerateReqInput
 
 TRANSPORTS = ("shm", "default")
-MOMENTS = ("create", "send", *DEATHS)
-Prepare = Callable[[TokenizedGenerateReqInput], TokenizedGenerateReqInput]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Send each of `requests` (a batch of prompts) n times, as `release` does it.
+
+    `fix` is what is plugged into sglang's functions: a design, a function that prepares each copied request, or None
+    for the code as released. `transport` is `shm` or `default` (inline, as with `dist_init_addr`). `ranks` consumers
+    unpickle each request, as tensor-parallel ranks do, with or without the `barrier` before they unwrap; all but the
+    first are `late` by so many seconds. `fault` is what goes wrong. Without `sweep`, names that are left stay, and the
+    caller has to remove them. `timeout` is in seconds. A small /dev/shm is `repro.lab.lifted.small_shm`.
+
+    Raises ValueError for a field's wrong value.
+    """
+
+    requests: Sequence[TokenizedGenerateReqInput]
+    n: int = 2
+    release: str = INSTALLED
+    fix: Fix | Prepare | None = None
+    transport: str = "shm"
+    skip_tokenizer_init: bool = False
+    ranks: int = 1
+    barrier: bool = True
+    late: float = 0.0
+    fault: Fault | None = None
+    sweep: bool = True
+    timeout: float = 20.0
+
+    def __post_init__(self) -> None:
+        for name, least in (("n", 1), ("ranks", 1), ("late", 0), ("timeout", 0)):
+            if not getattr(self, name) >= least:
+                raise ValueError(f"{name} = {getattr(self, name)!r} is not possible: give {least} or more")
+        if self.transport not in TRANSPORTS:
+            raise ValueError(f"transport = {self.transport!r} is not possible: give one of {', '.join(TRANSPORTS)}")
+
+    def run(self, trace: Callable | None = None) -> Run:
+        """Make the experiment. The requests are left as the run left them. `trace` goes to `sys.settrace` on the
+        tokenizer's thread. Raises Refused if the release cannot be had, or if the fix does not plug in there."""
+        fix = as_fix(self.fix)
+        release = Release.of(self.release)
+        pool.warm_up()
+        manager = release.manager(fix)
+        held = [list(arrays(one)) for one in self.requests]
+        with folders.folder("lab") as folder:
+            session = self._session(folder, release)
+            tokenizer = Tokenizer(manager.TokenizerManager, self.requests, self.n, self.fault, session.folder)
+            prepare = tokenizer.timed(fix.prepare) if fix.prepare else None
+            recorder = Recorder(session.events, "tokenizer", details=True, at_once=False, react=tokenizer.react)
+            notes: list[dict] = []
+            try:
+                with (
+                    pool.schedulers(self.ranks, release.name) as schedulers,
+                    inotify.watching() as account,
+                    recorder,
+                    release.plugged(fix, prepare),
+                ):
+                    release.set_transport(inline=session.inline, skip_tokenizer_init=self.skip_tokenizer_init)
+                    schedulers.begin(session)
+                    tokenizer.execute(schedulers, recorder, trace=trace, timeout=self.timeout)
+                    schedulers.end()
+            finally:  # also when it was interrupted
+                notes, unreadable = event.lines(Path(session.events).read_bytes() if recorder.path.exists() else b"")
+                events = event.events(notes)
+                left = _leftovers(events, sweep=self.sweep, died=_died(tokenizer))
+            log = Path(session.log)
+            log_text = log.read_text(encoding="utf-8") if log.exists() else ""
+        verdict = _verdict(tokenizer, events, log_text, release.name, left)
+        verdict.missing = event.missing(notes, unreadable)
+        ours = {each.name for each in events}
+        return Run(
+            verdict,
+            tokenizer.sends,
+            events,
+            [seen for seen in account.seen if seen.name in ours],
+            any(not _same(before, list(arrays(one))) for before, one in zip(held, self.requests, strict=True)),
+            list(self.requests),
+            [account.trouble] if account.trouble else [],
+        )
+
+    def _session(self, folder: Path, release: Release) -> Session:
+        inline = self.transport == "default"
+        in_the_scheduler = self.fault if self.fault and self.fault.last_event else None
+        return Session(
+            str(folder), release.name, inline, self.skip_tokenizer_init, self.barrier, in_the_scheduler, self.late
+        )
 
 
 @dataclass
 class Run:
-    """What one experiment came to. `verdict` is of the same kind as an engine's; `events` is the recorder's account,
-    `kernel` inotify's; `mutated` says whether the source requests no longer hold the features that they held."""
+    """What an experiment came to. `verdict` is of the same kind as an engine's; `events` is the recorder's account,
+    `kernel` inotify's; `mutated` says whether the source requests no longer hold the features that they held; `notes`
+    say what is missing in the accounts."""
 
     verdict: Verdict
     sends: list[Send]
@@ -41,6 +128,7 @@ class Run:
     kernel: list[Seen]
     mutated: bool
     requests: list[TokenizedGenerateReqInput]
+    notes: list[str] = field(default_factory=list)
 
     def __repr__(self) -> str:
         told = self.verdict.error or f"{len(self.verdict.answers or [])} answers"
@@ -71,83 +159,27 @@ class Run:
 
 
 def run(
-    request: TokenizedGenerateReqInput | Sequence[TokenizedGenerateReqInput] | None = None,
-    *,
-    n: int,
-    release: str = source.INSTALLED,
-    prepare: Prepare | None = None,
-    points: Sequence[int] = (1, 2),
-    hooks: Mapping[str, Hook] | None = None,
-    transport: str = "shm",
-    skip_tokenizer_init: bool = False,
-    ranks: int = 1,
-    barrier: bool = True,
-    late: float = 0.0,
-    die: tuple[str, int] | None = None,
-    fail_send: int | None = None,
-    cancel: int | None = None,
-    sweep: bool = True,
-    trace: Callable | None = None,
-    timeout: float = 20.0,
+    request: TokenizedGenerateReqInput | Sequence[TokenizedGenerateReqInput] | None = None, **fields: object
 ) -> Run:
-    """Send `request` (or, for a batch of prompts, each of several) n times, as `release` does it.
-
-    `prepare` is applied to each copied request at the expansion `points` (1: the warm-up's, 2: the samples'); None
-    leaves the release's own code untouched. `hooks` stand around sglang's functions in the tokenizer's process, as
-    `standins.plugged` has it. `transport` is `shm` or `default` (inline, as with `dist_init_addr`). `ranks` consumers
-    unpickle each request, as tensor-parallel ranks do, with or without the `barrier` before they unwrap; all but the
-    first are `late` by so many seconds. `die` kills the scheduler at a moment of MOMENTS of a send; `fail_send` lets
-    that send fail after it was wrapped; at `cancel` the client goes away while that send waits for its answer.
-    Without `sweep`, names that are left stay, and it is for the caller to remove them. `trace` goes to `sys.settrace`
-    on the tokenizer's thread. A small /dev/shm is a knob of `small_shm`.
-
-    The source requests are left as the run left them. Raises Refused if the release cannot be had, or has not two
-    expansion points for `prepare`; ValueError for a knob's wrong value.
-    """
-    if n < 1 or transport not in TRANSPORTS or (die and die[0] not in MOMENTS):
-        raise ValueError(f"n = {n}, transport = {transport!r}, die = {die!r}: see what run takes")
-    release = source.name_of(release)
-    bench.warm_up()
+    """An `Experiment` with these fields, made now. `request` is one request, or several for a batch of prompts; if none
+    is given, it has one image. Raises what `Experiment` and `Experiment.run` raise."""
+    trace = fields.pop("trace", None)
+    pool.warm_up()
     request = make_request() if request is None else request
     requests = [request] if isinstance(request, TokenizedGenerateReqInput) else list(request)
-    inline = transport == "default"
-    lifted = standins.tokenizer_manager(release, prepare is not None)
-    at = {die[0]: die[1]} if die and die[0] not in DEATHS else {}
-    tokenizer = Tokenizer(lifted.TokenizerManager, requests, n, Faults(**at, fail=fail_send, cancel=cancel))
-    if prepare is not None:
-        standins.prepare_with(lifted, tokenizer.timed(prepare), points)
-    standins.set_transport(release, default=inline, skip_tokenizer_init=skip_tokenizer_init)
-    held = [list(arrays(one)) for one in requests]
-    folder = Path(tempfile.mkdtemp(prefix="shm-kit-"))
-    try:
-        session = Session(
-            str(folder / "events"), str(folder / "log"), release, inline, skip_tokenizer_init, barrier, die, late
-        )
-        with (
-            bench.schedulers(ranks, release) as schedulers,
-            watching() as kernel,
-            recorder.recording(session.events, "tokenizer", tokenizer.react, at_once=False),
-            standins.plugged(release, hooks or {}, lifted),
-        ):
-            schedulers.begin(session)
-            tokenizer.execute(schedulers, session.events, trace=trace, timeout=timeout)
-            schedulers.end()
-        events = recorder.read(Path(session.events))
-        log = Path(session.log).read_text() if Path(session.log).exists() else ""
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    leftovers = _leftovers(events, sweep=sweep, died=schedulers.dead)
-    verdict = _verdict(tokenizer, events, log, release, leftovers)
-    mutated = any(not _same(before, list(arrays(one))) for before, one in zip(held, requests, strict=True))
-    ours = {event.name for event in events}
-    return Run(verdict, tokenizer.sends, events, [seen for seen in kernel if seen.name in ours], mutated, requests)
+    return Experiment(requests, **fields).run(trace)
+
+
+def _died(tokenizer: Tokenizer) -> bool:
+    schedulers: Schedulers | None = getattr(tokenizer, "schedulers", None)
+    return schedulers is None or schedulers.dead
 
 
 def _same(before: list, after: list) -> bool:
     return len(before) == len(after) and all(one is other for one, other in zip(before, after, strict=True))
 
 
-def _verdict(tokenizer: Tokenizer, events: list[Event], log: str, release: str, leftovers: Leftovers) -> Verdict:
+def _verdict(tokenizer: Tokenizer, events: list[Event], log: str, release: str, left: Leftovers) -> Verdict:
     verdict = Verdict(
         "survived",
         n=tokenizer.n,
@@ -156,31 +188,35 @@ def _verdict(tokenizer: Tokenizer, events: list[Event], log: str, release: str, 
         device="cpu",
         model="none (the lab)",
         seconds=Seconds(generate=tokenizer.seconds, total=tokenizer.seconds),
-        leftovers=leftovers,
+        leftovers=left,
         events=[vars(event) for event in events],
     )
+    error = tokenizer.error
     if words := last_words.read(log):
-        verdict.outcome, verdict.error, verdict.message = "crashed", words.error, words.message
-        verdict.errno, verdict.segment, verdict.where = words.errno, words.segment, words.where
-        verdict.frames = [frame.text for frame in words.frames]
-    elif isinstance(tokenizer.error, SchedulerDied):
+        verdict.died_of(words)
+    elif isinstance(error, SchedulerDied):
         verdict.outcome, verdict.error = "crashed", "scheduler killed by SIGKILL"
-    elif isinstance(tokenizer.error, (asyncio.TimeoutError, TimeoutError)):
-        verdict.outcome = "hung"
-    elif tokenizer.error is not None:
-        verdict.outcome, verdict.error = "refused", type(tokenizer.error).__name__
-        verdict.message, verdict.errno = str(tokenizer.error), getattr(tokenizer.error, "errno", None)
+    elif isinstance(error, (asyncio.TimeoutError, TimeoutError)):
+        verdict.outcome, verdict.error = "hung", "no end within the limit"
+    elif error is not None:
+        verdict.outcome, verdict.error = "refused", type(error).__name__
+        verdict.message, verdict.errno = str(error), getattr(error, "errno", None)
     return verdict
 
 
 def _leftovers(events: list[Event], *, sweep: bool, died: bool) -> Leftovers:
     """The names that this run made and that are still there; with `sweep`, they are removed."""
-    files = {event.name: SHM / event.name.lstrip("/") for event in events if event.what in NAMING}
-    left = [name for name, file in files.items() if file.exists()]
-    for name in left if sweep else []:
-        files[name].unlink(missing_ok=True)
-    for name in files if died or (left and sweep) else []:
-        if not files[name].exists():  # else the tracker warns, at the end, that it cannot find it
-            resource_tracker.register(name, "shared_memory")  # a file that was made by path is not known to it
-            resource_tracker.unregister(name, "shared_memory")
-    return Leftovers(segments=left, remaining=[name for name in left if files[name].exists()])
+    left = [each.name for each in leftovers.left(events)]
+    remaining = [f"/{name}" for name in leftovers.sweep(events)[1]] if sweep else left
+    for name in {each.name for each in events if each.what in NAMING} if died or (left and sweep) else ():
+        if name not in remaining:
+            _forget(name)
+    return Leftovers(segments=left, remaining=remaining)
+
+
+def _forget(name: str) -> None:
+    """Let the resource tracker forget a name that is gone. A scheduler that was killed did not tell the tracker that
+    the name was unlinked; at the end, the tracker would warn that it cannot find the name. The tracker complains of a
+    name that it does not know, such as one of a plain file; so the name is made known first."""
+    resource_tracker.register(name, "shared_memory")
+    resource_tracker.unregister(name, "shared_memory")

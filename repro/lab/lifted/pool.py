@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import atexit
 import itertools
-import shutil
-import tempfile
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import forkserver, get_context
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import zmq
 
+from repro.lab import folders
 from repro.lab.lifted.scheduler_side import Barrier, Place, Session, serve
 
 PATIENCE = 60.0  # seconds: the first scheduler's warm parent has to import torch
+PRELOAD = "repro.lab.lifted.preload"
 
 
 class Schedulers:
     """The scheduler processes of one server: rank 0, and as many others as it has tensor-parallel ranks."""
 
-    def __init__(self, context: zmq.Context, folder: str, ranks: int, release: str) -> None:
+    def __init__(self, context: zmq.Context, folder: Path, ranks: int, release: str) -> None:
         number = next(_numbers)
         inboxes = [f"ipc://{folder}/{number}.{rank}" for rank in range(ranks)]
         answers = f"ipc://{folder}/{number}.answers"
@@ -32,15 +35,20 @@ class Schedulers:
         self.processes, self.controls, self.dead = [], [], False
         for rank, inbox in enumerate(inboxes):
             ours, theirs = processes.Pipe()
-            place = Place(rank, inbox, answers, tuple(inboxes[1:]) if rank == 0 else ())
+            place = Place(rank, str(folder), inbox, answers, tuple(inboxes[1:]) if rank == 0 else ())
             process = processes.Process(target=serve, args=(place, theirs, barriers[rank], release), daemon=True)
-            process.start()
+            with _without_main():
+                process.start()
             theirs.close()
             self.processes.append(process)
             self.controls.append(ours)
         self.up = False
         self.first_inbox = inboxes[0]
         self.outbox = context.socket(zmq.PUSH)
+
+    def are_alive(self) -> bool:
+        """Whether every rank's process still is."""
+        return not self.dead and all(process.is_alive() for process in self.processes)
 
     def wait_until_up(self) -> None:
         """Wait until every rank has been started. Raises OSError if one does not come up."""
@@ -50,25 +58,27 @@ class Schedulers:
             self.up = True
 
     def begin(self, session: Session) -> None:
-        """Tell every rank about the run that comes, and wait until all are ready."""
+        """Tell every rank about the experiment that comes, and wait until all are ready. Raises OSError if one died."""
         for control in self.controls:
             control.send(session)
         self._expect("ready")
 
     def end(self) -> None:
-        """Tell every rank that the run is over; if one has died or does not answer, the others go too."""
+        """Tell every rank that the experiment is over; if one has died or does not answer, the others go too."""
         if not self.dead:
             try:
                 for control in self.controls:
                     control.send("over")
                 self._expect("done", 15)
-            except (OSError, EOFError):
+            except OSError:
                 self.dead = True
         if self.dead:
             self.close()
 
     def close(self) -> None:
         """Kill what is left and give back every descriptor."""
+        if self in _abandoned:
+            return
         for process in self.processes:
             process.kill()
             process.join()
@@ -77,38 +87,53 @@ class Schedulers:
             control.close()
         self.inbox.close(linger=0)
         self.outbox.close(linger=0)
-        self.dead = True
+        self.processes, self.controls, self.dead = [], [], True
+
+    def abandon(self) -> None:
+        """Kill the processes and keep the sockets: a thread that cannot be stopped may still be using them."""
+        for process in self.processes:
+            process.kill()
+            process.join()
+        self.processes, self.dead = [], True
+        _abandoned.append(self)
 
     def _expect(self, word: str, seconds: float = PATIENCE) -> None:
         for control in self.controls:
-            if not control.poll(seconds) or control.recv() != word:
+            try:
+                said = control.recv() if control.poll(seconds) else None
+            except EOFError:
+                said = None
+            if said != word:
                 raise OSError(f"a scheduler did not say {word!r} within {seconds:g} s")
 
 
-class Bench:
+class Pool:
     """Holds, for each number of ranks, the schedulers that are alive, and a spare set that is starting."""
 
     def __init__(self) -> None:
         self.alive: dict[int, Schedulers] = {}
         self.spare: dict[int, Schedulers] = {}
-        self.folder: str | None = None
+        self.folder: Path | None = None
 
     def warm_up(self) -> None:
         """Let the warm parent, from which schedulers are forked, import torch while this process does."""
-        if self.folder is None:
-            self.folder = tempfile.mkdtemp(prefix="shm-kit-bench-")
+        if self.folder is None or not self.folder.is_dir():
+            self.close()
+            self.folder = folders.make("pool")
             self.context = zmq.Context()
+            self.context.sndhwm = self.context.rcvhwm = 0  # as sglang has it: else many sends wait for each other
             atexit.register(self.close)
-            get_context("forkserver").set_forkserver_preload(["repro.lab.lifted.preload"])
-            forkserver.ensure_running()
+            get_context("forkserver").set_forkserver_preload([PRELOAD])
+            with _without_main():
+                forkserver.ensure_running()
 
     @contextmanager
     def schedulers(self, ranks: int, release: str) -> Iterator[Schedulers]:
-        """Living schedulers: those of the run before, else the spare ones, else new ones. What dies is replaced at
-        once, without waiting for it."""
-        chosen = self.alive.pop(ranks, None) or self.spare.pop(ranks, None) or self._start(ranks, release)
-        chosen.wait_until_up()
+        """Living schedulers: those of the experiment before, else the spare set, else new ones. If they die, a new
+        spare set starts in the background."""
+        chosen = self._living(self.alive, ranks) or self._living(self.spare, ranks) or self._start(ranks, release)
         try:
+            chosen.wait_until_up()
             yield chosen
         except BaseException:
             chosen.close()
@@ -126,8 +151,16 @@ class Bench:
         self.spare.clear()
         if self.folder:
             self.context.destroy(linger=0)
-            shutil.rmtree(self.folder, ignore_errors=True)
+            folders.remove(self.folder)
             self.folder = None
+
+    def _living(self, held: dict[int, Schedulers], ranks: int) -> Schedulers | None:
+        """The held schedulers of so many ranks, taken out; None if there are none, or one of them has died."""
+        found = held.pop(ranks, None)
+        if found and not found.are_alive():
+            found.close()
+            return None
+        return found
 
     def _start(self, ranks: int, release: str) -> Schedulers:
         return Schedulers(self.context, self.folder, ranks, release)
@@ -138,5 +171,17 @@ def _barriers(processes: Any, ranks: int) -> list[Barrier]:
     return [Barrier([ours for ours, _ in pipes], first=True), *(Barrier([theirs], first=False) for _, theirs in pipes)]
 
 
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """multiprocessing imports the script that runs here again in each new process. Nothing of it is needed there, and a
+    script without a main guard, or one from standard input, would begin anew; so it is out of sight for a moment."""
+    main, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+_abandoned: list[Schedulers] = []
 _numbers = itertools.count()
-bench = Bench()
+pool = Pool()

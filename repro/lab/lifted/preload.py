@@ -1,15 +1,19 @@
-"""What the schedulers' warm parent does once, so that every fork has it done: import torch, lift the installed
-release, and unpickle a first request (which imports more)."""
+"""What the schedulers' warm parent imports before it forks any of them (multiprocessing's forkserver).
+
+It lifts the installed release's functions, too, and has torch compute once, on so little that torch starts no thread.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import pickle
 
-from repro.lab.evidence.verdict import Refused
+from repro.lab.lifted import scheduler_side  # noqa: F401
 from repro.lab.lifted.request import checksums, make_request
-from repro.lab.upstream import source, standins
+from repro.lab.refused import Refused
+from repro.lab.upstream.release import Release
+from repro.lab.upstream.source import INSTALLED
 
-with contextlib.suppress(Refused):  # without sglang, releases come from their wheels, when they are asked for
-    standins.mm_utils(source.name_of(source.INSTALLED))
-checksums(pickle.loads(pickle.dumps(make_request(shape=(1, 1)))))  # so small that torch starts no threads
+with contextlib.suppress(Refused):  # the experiment itself will say why that release cannot be had
+    Release.of(INSTALLED).mm_utils  # noqa: B018
+checksums(pickle.loads(pickle.dumps(make_request(shape=(1, 1)))))

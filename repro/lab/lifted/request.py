@@ -1,109 +1,17 @@
-"""The data that travels: as few fields of upstream's classes as the lifted functions touch, under upstream's names.
-
-These are stand-ins (`python -m repro.lab --explain` lists them): sglang's own classes would bring all of sglang.
-Dataclasses without slots, so that memory_graph draws what they share.
-"""
+"""Requests to send, with features of random bytes, and digests by which the scheduler tells whether they arrived."""
 
 from __future__ import annotations
 
 import hashlib
-import itertools
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
+
+from repro.lab.upstream.standin_data import MultimodalDataItem, MultimodalInputs, TokenizedGenerateReqInput
 
 FEATURES = ("tensor", "list", "tuple", "numpy", "precomputed_embeddings", "text")
 PAGE, LARGE = 4096, 1 << 20  # bytes
 SHAPE = (64, 1176)  # what Qwen2.5-VL's image processor makes of 112 x 112 pixels: patches x values, 301 kB
-
-
-class TimeStats:
-    """Takes every `set_...` call that upstream makes on its statistics, and keeps nothing."""
-
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        if not name.startswith("set_"):
-            raise AttributeError(name)
-        return _nothing
-
-
-@dataclass
-class SamplingParams:
-    """For `sampling_params` (sampling_params.py): only what an expansion point changes."""
-
-    max_new_tokens: int = 8
-
-
-@dataclass
-class MultimodalDataItem:
-    """For `MultimodalDataItem` (schedule_batch.py): one image, with its feature."""
-
-    feature: Any = None
-    precomputed_embeddings: Any = None
-    hash: int | None = None
-    model_specific_data: dict = field(default_factory=dict)
-
-
-@dataclass
-class MultimodalInputs:
-    """For `mm_inputs` of a request (schedule_batch.py)."""
-
-    mm_items: list[MultimodalDataItem]
-
-    def get(self, name: str, default: Any = None) -> Any:
-        """0.5.9 looks into it as into a dict."""
-        return getattr(self, name, default)
-
-    def __getitem__(self, name: str) -> Any:
-        return getattr(self, name)
-
-
-@dataclass
-class TokenizedGenerateReqInput:
-    """For `TokenizedGenerateReqInput` (io_struct.py): one request on its way to the scheduler. `checksums` is ours:
-    what the scheduler should find."""
-
-    rid: str
-    mm_inputs: MultimodalInputs | None = None
-    input_ids: list[int] = field(default_factory=lambda: [1, 2, 3])
-    sampling_params: SamplingParams = field(default_factory=SamplingParams)
-    stream: bool = False
-    time_stats: TimeStats = field(default_factory=TimeStats)
-    checksums: list[str] = field(default_factory=list)
-
-    def wrap_pickle_fields(self) -> None:
-        """Later releases pickle some fields apart; there are none here."""
-
-    def items(self) -> list[MultimodalDataItem]:
-        """The items, none for a request without an image."""
-        return self.mm_inputs.mm_items if self.mm_inputs else []
-
-
-class GenerateReqInput:
-    """For `GenerateReqInput` (io_struct.py): what the user asked for, before it is tokenized. `self[i]` is the i-th
-    prompt of the batch."""
-
-    def __init__(self, rid: str | list[str], n: int, batch_size: int = 1) -> None:
-        self.rid, self.parallel_sample_num, self.batch_size = rid, n, batch_size
-        self.stream = self.return_prompt_token_ids = False
-        self.lora_path = self.lora_id = None
-        self.numbers = itertools.count()
-
-    def __getitem__(self, index: int) -> GenerateReqInput:
-        single = GenerateReqInput(self.rid[index], self.parallel_sample_num)
-        single.numbers = self.numbers
-        return single
-
-    def regenerate_rid(self, prefix: str | None = None) -> str:
-        self.rid = f"send-{next(self.numbers)}"
-        return self.rid
-
-
-class EmbeddingReqInput:
-    """For `EmbeddingReqInput` (io_struct.py): named by annotations and type checks, never made here."""
-
-
-class BaseBatchReq:
-    """For `BaseBatchReq` (io_struct.py): likewise."""
 
 
 def make_request(
@@ -135,6 +43,11 @@ def shape_of(side: int) -> tuple[int, int]:
     rounded to 28, and a patch is 14 x 14 pixels x 3 colors, twice. 1536 pixels: 12,100 patches, 56.9 MB."""
     patches = 2 * max(1, round(side / 28))
     return patches**2, 1176
+
+
+def bytes_of(side: int) -> int:
+    """The size in bytes of that feature."""
+    return 4 * math.prod(shape_of(side))
 
 
 def checksums(request: TokenizedGenerateReqInput) -> list[str]:
@@ -187,7 +100,3 @@ def _tensor(shape: Sequence[int], dtype: str, seed: int) -> Any:
     if kind.is_floating_point:
         return torch.rand(tuple(shape), generator=dice).to(kind)
     return torch.randint(0, 2 if kind is torch.bool else 100, tuple(shape), generator=dice).to(kind)
-
-
-def _nothing(*_: object, **__: object) -> None:
-    pass

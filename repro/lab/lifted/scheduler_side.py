@@ -1,55 +1,67 @@
-"""The consumer: a process that receives requests as sglang's scheduler does, with everything but the model.
+"""The scheduler's side of an experiment: a process that receives requests as sglang's scheduler does, without a model.
 
-It is forked from a small warm parent that has torch imported (multiprocessing's forkserver), lives for as many runs
-as it survives, and dies as sglang's does: it prints the traceback and is killed.
+It is forked from a small warm parent that has torch imported (multiprocessing's forkserver), lives for as many
+experiments as it survives, and dies as sglang's scheduler does: it prints the traceback and is killed.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import signal
 import time
 import traceback
-from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
 import zmq
 
-from repro.lab.evidence import recorder
+from repro.lab.evidence.event import Event
+from repro.lab.evidence.recorder import Recorder
+from repro.lab.lifted.fault import Fault
 from repro.lab.lifted.request import checksums
-from repro.lab.upstream import standins
+from repro.lab.upstream.release import Release
 
-DEATHS = {"open": "open", "clone": "close", "unlink": "unlink"}  # moment of a send -> the event that ends it
+PATIENCE = 10.0  # seconds for another rank to come to the barrier
 
 
 @dataclass(frozen=True)
 class Session:
-    """What a scheduler is told before a run. Rank 0 receives from the tokenizer and forwards to the other ranks;
-    `die` names a moment of DEATHS and a send at which rank 0 is killed; `late` is how long the other ranks take to
-    look."""
+    """What a scheduler is told before an experiment. `folder` is the experiment's own, with its record (`events`) and
+    its `log`. Rank 0 receives from the tokenizer and forwards to the other ranks; `late` is how many seconds those take
+    to look. `fault` is carried out by rank 0."""
 
-    events: str
-    log: str
+    folder: str
     release: str
-    default_transport: bool = False
+    inline: bool = False
     skip_tokenizer_init: bool = False
     barrier: bool = True
-    die: tuple[str, int] | None = None
+    fault: Fault | None = None
     late: float = 0.0
+
+    @property
+    def events(self) -> str:
+        return f"{self.folder}/events"
+
+    @property
+    def log(self) -> str:
+        return f"{self.folder}/log"
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a scheduler stands: its rank, and the addresses of the sockets."""
+    """Where a scheduler stands: its rank, the addresses of the sockets, and the folder that they are in."""
 
     rank: int
+    folder: str
     inbox: str
     outbox: str
     others: tuple[str, ...] = ()
+
+
+class RankDied(Exception):
+    """Another rank's process ended while this one waited for it."""
 
 
 class Barrier:
@@ -59,102 +71,120 @@ class Barrier:
         self.pipes, self.first = pipes, first
 
     def wait(self) -> None:
-        """Return when every rank is here. Raises TimeoutError if one does not come."""
-        if not self.first:
-            self.pipes[0].send("here")
-        for pipe in self.pipes:
-            if not pipe.poll(10):
-                raise TimeoutError("a rank did not come to the barrier")
-            pipe.recv()
-        if self.first:
+        """Return when every rank is here. Raises TimeoutError if one does not come, RankDied if one has died."""
+        try:
+            if not self.first:
+                self.pipes[0].send("here")
             for pipe in self.pipes:
-                pipe.send("go")
+                if not pipe.poll(PATIENCE):
+                    raise TimeoutError("a rank did not come to the barrier")
+                pipe.recv()
+            if self.first:
+                for pipe in self.pipes:
+                    pipe.send("go")
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            raise RankDied from None
 
 
 def serve(place: Place, control: Connection, barrier: Barrier, release: str) -> None:
     """Run sessions until the control pipe is closed. The target of the process. `release` is lifted beforehand."""
-    os.setsid()  # Ctrl-C, and the SIGKILL of a whole group by Jupyter, are for the tokenizer's process. The pipe that
-    # closes then ends this one, which removes what that process could not.
-    context = zmq.Context()
-    inbox, outbox = context.socket(zmq.PULL), context.socket(zmq.PUSH)
-    inbox.bind(place.inbox)
-    outbox.connect(place.outbox)
-    others = [context.socket(zmq.PUSH) for _ in place.others]
-    for other, address in zip(others, place.others, strict=True):
-        other.reconnect_ivl = 5  # ms: they may not be there yet
-        other.connect(address)
-    role = f"scheduler {place.rank}" if place.rank else "scheduler"
-    standins.mm_utils(release)
-    session = None
-    with contextlib.suppress(EOFError, OSError):  # the tokenizer's process is gone
+    # A session of its own: Ctrl-C, and the SIGKILL of a whole group by Jupyter, are for the tokenizer's process. The
+    # pipe that closes then ends this one, which removes what that process could not.
+    os.setsid()
+    scheduler = Scheduler(place, control, barrier)
+    try:
+        Release.of(release).mm_utils  # noqa: B018
         control.send("up")
         while True:
-            session = control.recv()
-            standins.set_transport(
-                session.release, default=session.default_transport, skip_tokenizer_init=session.skip_tokenizer_init
-            )
-            with recorder.recording(session.events, role, _deadly(session, place)):
-                control.send("ready")
-                _run(session, place, control, inbox, outbox, others, barrier)
-                control.send("done")
-    context.destroy(linger=0)
-    for path in {place.inbox.removeprefix("ipc://"), session.events if session else ""} - {""}:
-        shutil.rmtree(os.path.dirname(path), ignore_errors=True)  # the tokenizer's process was killed, and could not
+            scheduler.session = control.recv()
+            scheduler.run()
+    except (EOFError, OSError):  # the tokenizer's process is gone
+        scheduler.context.destroy(linger=0)
+        for folder in filter(None, (place.folder, scheduler.session and scheduler.session.folder)):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
-def _run(session: Session, place: Place, control: Connection, inbox, outbox, others, barrier) -> None:
-    """One session: requests until the tokenizer says that it is over."""
-    poller = zmq.Poller()
-    poller.register(inbox, zmq.POLLIN)
-    poller.register(control.fileno(), zmq.POLLIN)
-    send = 0
-    try:
+class Scheduler:
+    """One rank. `session` is the experiment at hand."""
+
+    def __init__(self, place: Place, control: Connection, barrier: Barrier) -> None:
+        self.place, self.control, self.barrier = place, control, barrier
+        self.session: Session | None = None
+        self.context = zmq.Context()
+        self.context.sndhwm = self.context.rcvhwm = 0  # as sglang has it: a socket takes what it is given
+        self.inbox, self.outbox = self.context.socket(zmq.PULL), self.context.socket(zmq.PUSH)
+        self.inbox.bind(place.inbox)
+        self.outbox.connect(place.outbox)
+        self.others = [self.context.socket(zmq.PUSH) for _ in place.others]
+        for other, address in zip(self.others, place.others, strict=True):
+            other.reconnect_ivl = 5  # ms: they may not be there yet
+            other.connect(address)
+
+    @property
+    def role(self) -> str:
+        return f"scheduler {self.place.rank}" if self.place.rank else "scheduler"
+
+    def run(self) -> None:
+        """One session: requests until the tokenizer says that it is over. Raises EOFError if the tokenizer is gone."""
+        session = self.session
+        self.release = Release.of(session.release)
+        self.release.set_transport(inline=session.inline, skip_tokenizer_init=session.skip_tokenizer_init)
+        with Recorder(session.events, self.role, details=True, react=self._react) as self.recorder:
+            self.control.send("ready")
+            self._serve_requests()
+            self.control.send("done")
+
+    def _serve_requests(self) -> None:
+        poller = zmq.Poller()
+        poller.register(self.inbox, zmq.POLLIN)
+        poller.register(self.control.fileno(), zmq.POLLIN)
+        send = 0
         while True:
             ready = dict(poller.poll())
-            if inbox in ready:
-                recorder.about(send)
-                _receive(session, place, send, inbox, outbox, others, barrier)
+            if self.inbox in ready:
+                self.recorder.about(send)
+                self._receive_or_die()
                 send += 1
-            elif control.fileno() in ready:
-                control.recv()  # EOFError if the tokenizer's process is gone
+            elif self.control.fileno() in ready:
+                self.control.recv()
                 return
-    except EOFError:
-        raise
-    except Exception:  # as in sglang's run_scheduler_process: anything ends the scheduler
-        with open(session.log, "a") as log:
-            log.write(f"Scheduler hit an exception: {traceback.format_exc()}\n")
-        _kill_myself()
 
+    def _receive_or_die(self) -> None:
+        """As in sglang's `run_scheduler_process` (scheduler.py): any exception ends the scheduler."""
+        try:
+            self._receive()
+        except RankDied:  # that rank has told why
+            _kill_myself()
+        except Exception:
+            with open(self.session.log, "a", encoding="utf-8") as log:
+                log.write(f"Scheduler hit an exception: {traceback.format_exc()}\n")
+            _kill_myself()
 
-def _receive(session: Session, place: Place, send: int, inbox, outbox, others, barrier) -> None:
-    """Receive one request, restore its features, compare their bytes, and answer."""
-    if place.rank:
-        time.sleep(session.late)
-    request = inbox.recv_pyobj()
-    for other in others:
-        other.send_pyobj(request)
-    lifted = standins.mm_utils(session.release)
-    if lifted:
-        if session.barrier and _has_shm(lifted, request):
-            barrier.wait()
-        lifted.unwrap_shm_features(request)
-    if place.rank == 0:
-        outbox.send_pyobj(
-            {"run": session.events, "rid": request.rid, "intact": checksums(request) == request.checksums}
-        )
+    def _receive(self) -> None:
+        """Receive one request, restore its features, compare their bytes, and answer."""
+        if self.place.rank:
+            time.sleep(self.session.late)
+        request = self.inbox.recv_pyobj()
+        for other in self.others:
+            other.send_pyobj(request)
+        if lifted := self.release.mm_utils:
+            if self.session.barrier and self._came_as_a_pointer(request):
+                self.barrier.wait()
+            lifted.unwrap_shm_features(request)
+        if self.place.rank == 0:
+            intact = checksums(request) == request.checksums
+            self.outbox.send_pyobj({"run": self.session.folder, "rid": request.rid, "intact": intact})
 
+    def _came_as_a_pointer(self, request: Any) -> bool:
+        """Whether anything of the request did; 0.5.9, which has no function for it, is never asked."""
+        lifted = self.release.mm_utils
+        return "has_shm_features" in lifted.lines and lifted.has_shm_features([request])
 
-def _has_shm(lifted: standins.Lifted, request: Any) -> bool:
-    """Whether anything of the request came as a pointer; 0.5.9, which has no function for it, is never asked."""
-    return "has_shm_features" in lifted.lines and lifted.has_shm_features([request])
-
-
-def _deadly(session: Session, place: Place) -> Callable[[recorder.Event], None] | None:
-    """Kills this process right after the event at which the session says that it dies."""
-    if session.die is None or place.rank or session.die[0] not in DEATHS:
-        return None
-    last = (DEATHS[session.die[0]], session.die[1])
-    return lambda event: _kill_myself() if (event.what, event.send) == last else None
+    def _react(self, event: Event) -> None:
+        """Die right after the event of the session's fault."""
+        fault = self.session.fault
+        if fault and not self.place.rank and (event.what, event.send) == (fault.last_event, fault.send):
+            _kill_myself()
 
 
 def _kill_myself() -> None:

@@ -1,40 +1,50 @@
-"""The tokenizer's side of one experiment: the lifted `_handle_batch_request` on a thread and a loop of its own."""
+"""The tokenizer's side of an experiment: the lifted `_handle_batch_request`, on a thread and a loop of its own."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ctypes
 import inspect
 import os
 import pickle
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import zmq.asyncio
 
-from repro.lab.evidence import recorder
-from repro.lab.evidence.inotify import SHM
+from repro.lab.evidence.event import NAMING, Event
+from repro.lab.evidence.recorder import Recorder
+from repro.lab.lifted.fault import Fault
 from repro.lab.lifted.pool import Schedulers
-from repro.lab.lifted.request import GenerateReqInput, TokenizedGenerateReqInput, arrays
+from repro.lab.lifted.request import arrays
+from repro.lab.places import SHM
+from repro.lab.upstream.standin_data import GenerateReqInput, TokenizedGenerateReqInput
 
-PATIENCE = 5.0  # seconds for the answers to what was sent, when a run has failed
+PATIENCE = 5.0  # seconds for the answers to what was sent, when an experiment has failed
+GRACE = 2.0  # seconds for a thread to end that is told to
 
 
 class SchedulerDied(Exception):
     """The scheduler's process ended while a request waited for its answer."""
 
 
+class Interrupted(BaseException):
+    """The experiment is over, and the code of the reader, which still runs, has to stop."""
+
+
 @dataclass
 class Send:
-    """One request on its way: `names` are the shared-memory names on the wire, `segments` the inodes behind them,
-    with their sizes in bytes, `intact` whether the scheduler found the original's bytes (None: no answer came),
-    `seconds` how long preparing and sending it held the event loop.
+    """One request on its way. `names` are the names on the wire, `segments` the inodes behind them with their sizes in
+    bytes. `intact` says whether the scheduler found the original's bytes (None: no answer came), `seconds` how long
+    preparing and sending it held the event loop.
 
-    `cloned` and `inline` are bytes: of features that were copied before they were wrapped, and of the message itself;
-    `gone` is whether it left.
+    `cloned` and `inline` are bytes: of features that were copied before they were wrapped, and of the message itself.
+    `gone` says whether the message left.
     """
 
     label: str
@@ -47,40 +57,37 @@ class Send:
     gone: bool = False
 
 
-@dataclass(frozen=True)
-class Faults:
-    """What is to go wrong, at which send: the scheduler is killed when the send's first name is made (`create`), or
-    before the message leaves (`send`); the send fails after it was wrapped (`fail`); the client goes away while the
-    send waits for its answer (`cancel`)."""
-
-    create: int | None = None
-    send: int | None = None
-    fail: int | None = None
-    cancel: int | None = None
-
-
 class Tokenizer:
     """Sends each of `requests` n times. `sends`, `answers` and `error` hold what came of it."""
 
-    def __init__(self, lifted: type, requests: Sequence[TokenizedGenerateReqInput], n: int, faults: Faults) -> None:
-        self.manager_class = type("TokenizerManager", (_Watched, lifted), {"watcher": self})
-        self.requests, self.n, self.faults = list(requests), n, faults
+    def __init__(
+        self, manager: type, requests: Sequence[TokenizedGenerateReqInput], n: int, fault: Fault | None, run: str
+    ) -> None:
+        """`manager` is the lifted `TokenizerManager`; `run` tells this experiment's answers from those of others."""
+        self.manager_class = type("TokenizerManager", (_Watched, manager), {"watcher": self})
+        self.requests, self.n, self.fault, self.run = list(requests), n, fault, run
         self.sends: list[Send] = []
         self.number_of: dict[str, int] = {}
         self.answers: list[str] | None = None
         self.error: BaseException | None = None
-        self.seconds = self.prepared = 0.0
+        self.seconds = 0.0
+        self.prepared = self.bookkeeping = 0.0  # seconds: of the fix since the last send, and of the lab itself
         self.features = {_address(array) for one in self.requests for array in arrays(one)}
 
     def execute(
-        self, schedulers: Schedulers, run: str, *, trace: Callable | None = None, timeout: float = 20.0
+        self, schedulers: Schedulers, recorder: Recorder, *, trace: Callable | None = None, timeout: float = 20.0
     ) -> None:
-        """Run to the end, an error, the scheduler's death or the timeout. On a thread: a notebook has a loop. `run`
-        tells this run's answers from those of others."""
-        self.schedulers, self.run = schedulers, run
-        thread = threading.Thread(target=self._on_thread, args=(trace, timeout), name="tokenizer")
+        """Run to the end, an error, the scheduler's death or the timeout. On a thread: a notebook has a loop already.
+        Code that blocks the loop is interrupted when the timeout is over; if it cannot be, it is left behind."""
+        self.schedulers, self.recorder = schedulers, recorder
+        thread = threading.Thread(target=self._on_thread, args=(trace, timeout), name="tokenizer", daemon=True)
         thread.start()
-        thread.join()
+        try:
+            thread.join(timeout + GRACE)
+        finally:
+            if not _ended(thread):
+                self.error = TimeoutError("the event loop was blocked")
+                schedulers.abandon()
 
     def timed(self, prepare: Callable[[Any], Any]) -> Callable[[Any], Any]:
         """`prepare`, with its time counted as the time of the send that follows."""
@@ -93,13 +100,57 @@ class Tokenizer:
 
         return timed
 
-    def react(self, event: recorder.Event) -> None:
+    def react(self, event: Event) -> None:
         """Kill the scheduler when the send at hand makes its first name, if that is the fault."""
-        if event.what in recorder.NAMING and event.send == self.faults.create is not None:
+        if event.what in NAMING and self._is_to("kill", "create", event.send):
             self.schedulers.processes[0].kill()
+
+    @contextlib.contextmanager
+    def sending(self, arguments: tuple) -> Iterator[None]:
+        """What surrounds one call of the lifted `_send_one_request`: it is counted, timed, and recorded as a send. What
+        the lab itself does meanwhile does not count."""
+        request = _tokenized(arguments)
+        number = len(self.sends)
+        send = Send(_label(number, len(self.requests), self.n))
+        clones = [array for array in arrays(request) if _address(array) and _address(array) not in self.features]
+        send.cloned = sum(array.nbytes for array in clones)
+        self.sends.append(send)
+        self.number_of[request.rid] = number
+        self.recorder.about(number)
+        send.seconds, self.prepared = self.prepared, 0.0
+        ours, began = self.recorder.spent + self.bookkeeping, time.perf_counter()
+        try:
+            yield
+        finally:
+            send.seconds += time.perf_counter() - began - (self.recorder.spent + self.bookkeeping - ours)
+            self.recorder.about(None)
+
+    def send(self, request: Any) -> None:
+        """Pickle and send, as ZMQ's `send_pyobj` does, and look at what leaves. Raises ZMQError if it is to fail."""
+        number = len(self.sends) - 1
+        send = self.sends[number]
+        message = pickle.dumps(request, pickle.DEFAULT_PROTOCOL)
+        began = time.perf_counter()
+        send.inline = len(message)
+        send.names = [f"/{name.lstrip('/')}" for array in arrays(request) if (name := _name_of(array))]
+        send.segments = dict(filter(None, map(_segment, send.names)))
+        self.bookkeeping += time.perf_counter() - began
+        if self._is_to("fail", "send", number):
+            raise zmq.ZMQError(zmq.ENOTSOCK, "this send was told to fail")
+        if self._is_to("kill", "send", number):
+            self.schedulers.processes[0].kill()
+        self.schedulers.outbox.send(message)
+        send.gone = True
+        if self._is_to("cancel", "answer", number):
+            asyncio.get_running_loop().call_soon(self.task.cancel)
+
+    def _is_to(self, what: str, at: str, send: int | None) -> bool:
+        fault = self.fault
+        return fault is not None and (fault.what, fault.at, fault.send) == (what, at, send)
 
     def _on_thread(self, trace: Callable | None, timeout: float) -> None:
         began = time.perf_counter()
+        self.recorder.thread = threading.get_ident()
         sys.settrace(trace)
         try:
             asyncio.run(asyncio.wait_for(self._main(), timeout))
@@ -164,29 +215,10 @@ class Tokenizer:
 
 
 class _Outbox:
-    """The tokenizer's end of the socket to the scheduler. Looks at what leaves, and fails or kills as it was told."""
+    """For the tokenizer's socket to the scheduler: what the lifted code sends goes through `Tokenizer.send`."""
 
     def __init__(self, watcher: Tokenizer) -> None:
-        self.watcher, self.socket = watcher, watcher.schedulers.outbox
-
-    def send_pyobj(self, request: Any) -> None:
-        """Pickle and send. Raises ZMQError if it is to fail."""
-        watcher, number = self.watcher, len(self.watcher.sends) - 1
-        send, faults = watcher.sends[number], watcher.faults
-        message = pickle.dumps(request, pickle.DEFAULT_PROTOCOL)  # as ZMQ's own send_pyobj does
-        began = time.perf_counter()
-        send.inline = len(message)
-        send.names = [f"/{name.lstrip('/')}" for array in arrays(request) if (name := _name_of(array))]
-        send.segments = dict(filter(None, map(_segment, send.names)))
-        send.seconds -= time.perf_counter() - began
-        if number == faults.fail:
-            raise zmq.ZMQError(zmq.ENOTSOCK, "this send was told to fail")
-        if number == faults.send:
-            watcher.schedulers.processes[0].kill()
-        self.socket.send(message)
-        send.gone = True
-        if number == faults.cancel:
-            asyncio.get_running_loop().call_soon(watcher.task.cancel)
+        self.send_pyobj = watcher.send
 
 
 class _Watched:
@@ -194,35 +226,24 @@ class _Watched:
 
     watcher: Tokenizer
 
-    def _send_one_request(self, *arguments: Any):
-        send = self._begin(arguments)
-        sent = super()._send_one_request(*arguments)
-        if inspect.isawaitable(sent):  # from 0.5.20 on
-            return self._finish(sent, send)
-        self._end(send)
-        return sent
+    def _send_one_request(self, *arguments: Any) -> Any:
+        if inspect.iscoroutinefunction(super()._send_one_request):  # from 0.5.20 on
+            return self._send_one_request_later(arguments)
+        with self.watcher.sending(arguments):
+            return super()._send_one_request(*arguments)
 
-    async def _finish(self, sent: Any, send: Send) -> Any:
-        result = await sent
-        self._end(send)
-        return result
+    async def _send_one_request_later(self, arguments: tuple) -> Any:
+        with self.watcher.sending(arguments):
+            return await super()._send_one_request(*arguments)
 
-    def _begin(self, arguments: tuple) -> Send:
-        watcher, number = self.watcher, len(self.watcher.sends)
-        request = _tokenized(arguments)
-        send = Send(_label(number, len(watcher.requests), watcher.n))
-        clones = [array for array in arrays(request) if _address(array) and _address(array) not in watcher.features]
-        send.cloned = sum(array.nbytes for array in clones)
-        watcher.sends.append(send)
-        watcher.number_of[request.rid] = number
-        recorder.about(number)
-        watcher.prepared, spent = 0.0, watcher.prepared
-        send.seconds = spent + recorder.spent() - time.perf_counter()
-        return send
 
-    def _end(self, send: Send) -> None:
-        send.seconds += time.perf_counter() - recorder.spent()  # what the lab did itself does not count
-        recorder.about(None)
+def _ended(thread: threading.Thread) -> bool:
+    """Whether the thread has ended, after it was told to if it has not."""
+    until = time.monotonic() + GRACE
+    while thread.is_alive() and time.monotonic() < until:
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(Interrupted))
+        thread.join(0.1)
+    return not thread.is_alive()
 
 
 def _segment(name: str) -> tuple[int, int] | None:

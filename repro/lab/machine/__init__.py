@@ -1,0 +1,1 @@
+"""What this machine and this environment have: tried before a run, and not guessed."""

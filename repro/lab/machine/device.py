@@ -11,7 +11,7 @@ import sys
 from dataclasses import dataclass, field
 from typing import Any
 
-from repro.lab.evidence.verdict import Refused
+from repro.lab.refused import Refused
 
 LOADING = 120.0  # seconds that the trial of sgl_kernel may take
 
@@ -63,7 +63,7 @@ def choose(name: str) -> Choice:
         return Choice(CPU)
     missing = why_no_cuda()
     if name == "cuda" and missing:
-        raise Refused(f"--device cuda, but {missing}: {way_to_cuda()}, or use --device cpu")
+        raise Refused(f"--device cuda, but {missing}", f"{way_to_cuda()}, or use --device cpu")
     if name == "auto" and missing:
         return Choice(CPU, missing)
     return Choice(DEVICES["cuda" if name == "auto" else name])

@@ -8,8 +8,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from repro.lab.evidence.inotify import SHM
-from repro.lab.evidence.verdict import Refused
+from repro.lab.places import SHM
+from repro.lab.refused import Refused
 
 PARTS = {
     "sglang": "sglang",
@@ -25,14 +25,14 @@ SHM_NEEDED = 16 << 20  # bytes: some dozen features of the largest image that th
 def require_linux() -> None:
     """Raise Refused elsewhere: sglang and /dev/shm exist on Linux only."""
     if sys.platform != "linux":
-        raise Refused(f"this runs on Linux only, not on {sys.platform}: use a Linux machine, a container or WSL 2")
+        raise Refused(f"this runs on Linux only, not on {sys.platform}", "use a Linux machine, a container or WSL 2")
 
 
 def require_parts() -> None:
     """Raise Refused if a package that the engine needs is not installed here."""
     missing = [package for module, package in PARTS.items() if importlib.util.find_spec(module) is None]
     if missing:
-        raise Refused(f"{sys.executable} has no {', '.join(missing)}: run `make demo`, or use .venv/bin/python")
+        raise Refused(f"{sys.executable} has no {', '.join(missing)}", "run `make demo`, or use .venv/bin/python")
 
 
 def require_image(path: Path) -> None:
@@ -43,21 +43,24 @@ def require_image(path: Path) -> None:
         with Image.open(path) as image:
             image.load()
     except FileNotFoundError:
-        raise Refused(f"no image at {path}: give the path of a PNG or JPEG file, or leave --image out") from None
+        way_out = "give the path of a PNG or JPEG file, or leave --image out"
+        raise Refused(f"no image at {path}", way_out) from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise Refused(f"cannot read {path} as an image ({_one_line(error)}): give a whole PNG or JPEG file") from None
+        raise Refused(f"cannot read {path} as an image ({_one_line(error)})", "give a whole PNG or JPEG file") from None
 
 
-def require_model(model: str) -> None:
-    """Raise Refused unless `model` is a folder with a config.json, or an id whose config.json can be had."""
+def require_model(model: str) -> str:
+    """The model as sglang is to be told of it: a folder's whole path, or a hub id. Raises Refused unless it is a folder
+    with a config.json, or an id whose config.json can be had."""
     folder = Path(model).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise Refused(f"no config.json in {folder}: give a model's folder, a hub id, or `tiny`")
-    elif folder.exists() or model.startswith((".", "/", "~")) or model.count("/") != 1:
-        raise Refused(f"no model at {model}: give a model's folder, a hub id such as org/name, or `tiny`")
-    else:
-        _require_hub(model)
+            raise Refused(f"no config.json in {folder}", "give a model's folder, a hub id, or `tiny`")
+        return str(folder.resolve())
+    if folder.exists() or model.startswith((".", "/", "~")) or model.count("/") != 1:
+        raise Refused(f"no model at {model}", "give a model's folder, a hub id such as org/name, or `tiny`")
+    _require_hub(model)
+    return model
 
 
 def require_shared_memory() -> None:
@@ -66,29 +69,41 @@ def require_shared_memory() -> None:
         with tempfile.TemporaryFile(dir=SHM):
             room = os.statvfs(SHM)
     except OSError as error:
-        raise Refused(f"cannot write to {SHM} ({error.strerror}): mount a tmpfs there that you may write to") from None
+        way_out = "mount a tmpfs there that you may write to"
+        raise Refused(f"cannot write to {SHM} ({error.strerror})", way_out) from None
     free = room.f_bavail * room.f_frsize
     if free < SHM_NEEDED:
         raise Refused(
-            f"{SHM} has {free / 2**20:.0f} MiB free and this needs {SHM_NEEDED >> 20}: free some of it (ls -lS {SHM}), "
-            "or make it larger (docker run --shm-size=1g)"
+            f"{SHM} has {free / 2**20:.0f} MiB free and this needs {SHM_NEEDED >> 20}",
+            f"free some of it (ls -lS {SHM}), or make it larger (docker run --shm-size=1g)",
         )
 
 
-def require_cache() -> None:
-    """Raise Refused if the tiny model is neither built nor can be built in the user's cache directory."""
-    from repro.lab.engine import tiny_vlm
+def require_room(memory: int, shared: int, way_out: str) -> None:
+    """Raise Refused, with that way out, unless so many bytes are available in memory and free in /dev/shm. Linux ends a
+    process with SIGBUS that writes beyond the room in /dev/shm."""
+    available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    status = os.statvfs(SHM)
+    free = status.f_bavail * status.f_frsize
+    for needed, room, where in ((memory, available, "of memory"), (shared, free, f"in {SHM}")):
+        if needed > room:
+            raise Refused(
+                f"this may take {needed / 1e6:,.0f} MB {where}, where there are {room / 1e6:,.0f} MB", way_out
+            )
 
-    if tiny_vlm.location().is_dir():
+
+def require_cache(place: Path) -> None:
+    """Raise Refused if `place` in the user's cache directory is neither there nor can be made."""
+    if place.is_dir():
         return
     try:
-        tiny_vlm.cache_directory().mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=tiny_vlm.cache_directory()):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=place.parent):
             pass
     except OSError as error:
         raise Refused(
-            f"cannot write to the cache directory {tiny_vlm.cache_directory()} ({error.strerror}): "
-            "set XDG_CACHE_HOME to a folder that you may write to"
+            f"cannot write to the cache directory {place.parent} ({error.strerror})",
+            "set XDG_CACHE_HOME to a folder that you may write to",
         ) from None
 
 
@@ -99,7 +114,8 @@ def require_writable(path: Path, option: str) -> None:
         with open(path, "ab"):
             pass
     except OSError as error:
-        raise Refused(f"cannot write {path} ({error.strerror}): give {option} a file in a folder that exists") from None
+        way_out = f"give {option} a file in a folder that exists"
+        raise Refused(f"cannot write {path} ({error.strerror})", way_out) from None
     if new:
         path.unlink()
 
@@ -115,8 +131,8 @@ def _require_hub(model: str) -> None:
         hf_hub_download(model, "config.json")
     except Exception as error:  # no network, no such model, no right to it: the library's own word tells
         raise Refused(
-            f"cannot get {model} from the hub ({_one_line(error)}): check the name and the network, "
-            "or give a model's folder, or `--model tiny`"
+            f"cannot get {model} from the hub ({_one_line(error)})",
+            "check the name and the network, or give a model's folder, or `--model tiny`",
         ) from None
 
 

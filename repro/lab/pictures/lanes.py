@@ -14,7 +14,7 @@ from errno import errorcode
 from itertools import accumulate, groupby
 from typing import Any, Literal
 
-from repro.lab.evidence.recorder import NAMING
+from repro.lab.evidence.event import NAMING
 
 Order = Literal["send", "time"]
 ACTS = (

@@ -31,6 +31,13 @@ def text(x: float, y: float, words: str, *, anchor="start", weight="normal", siz
     return f'<text x="{x:.1f}" y="{y:.1f}"{extra}>{xml(words)}</text>'
 
 
+def lines(words: list[str]) -> tuple[float, float, str]:
+    """Width, height and body of plain text."""
+    body = "\n".join(text(EDGE, 20 + 20 * k, line, size=13) for k, line in enumerate(words))
+    body = f'<g font-family="{MONO}" xml:space="preserve">\n{body}\n</g>'
+    return 2 * EDGE + 8 * max(map(len, words)), 20 * len(words) + 20, body
+
+
 def stroke(path: str, *, color=INK, width=1.2, dash="") -> str:
     """A line along a path."""
     extra = f' stroke-dasharray="{dash}"' if dash else ""

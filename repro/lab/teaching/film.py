@@ -12,8 +12,10 @@ from IPython.display import SVG
 
 from repro.lab import pictures
 from repro.lab.teaching.stepper import Step, Walk
+from repro.lab.upstream.expansion import copy_lines
 
 AROUND = 6  # lines of code that a frame shows before and after the one that is about to run
+SENDS, AWAITS = "_send_one_request(", "_wait_one_response("  # methods that `_handle_batch_request` calls
 COLUMNS, TILE = 2, 440  # of the filmstrip; pixels
 STYLE = """
 <style>
@@ -42,7 +44,7 @@ def player(walk: Walk) -> Any:
 
 def frames(walk: Walk) -> list[str]:
     """One piece of HTML a step: the code around the line that is about to run, the names in /dev/shm, the graph."""
-    lines = Path(walk.path).read_text().splitlines() if walk.steps else []
+    lines = Path(walk.path).read_text(encoding="utf-8").splitlines() if walk.steps else []
     drawn: dict[str, str] = {}
     return [_frame(step, lines, drawn) for step in walk.steps]
 
@@ -85,21 +87,21 @@ def _tile(number: int, caption: str, step: Step) -> tuple[str, float]:
 def moments(walk: Walk) -> list[tuple[str, Step]]:
     """The steps at which something has just happened, or is about to, each with a caption. What the scheduler does
     meanwhile is awaited first, so the same run gives the same moments."""
+    copies = copy_lines(Path(walk.path).read_text(encoding="utf-8")) if walk.steps else set()
+    labels = walk.run.labels
     found: list[tuple[str, Step]] = []
-    who = "warm-up"
+    sent = 0
     for before, step in zip(walk.steps, walk.steps[1:], strict=False):
-        if "copy.copy(tokenized_objs[" in before.code:
-            who = "warm-up" if not any(caption.startswith("warm-up") for caption, _ in found) else _next_sample(found)
-            found.append((f"{who}: copied", step))
-        elif "_send_one_request(tokenized_obj)" in step.code:
-            found.append((f"{who}: about to be sent", step))
-        elif "_wait_one_response(" in before.code and "await" in before.code:
-            found.append((f"{who}: answered", step))
+        if SENDS in before.code and step.line != before.line:
+            sent += 1
+        at_hand = labels[min(sent, len(labels) - 1)]
+        if before.line in copies and step.line != before.line:
+            found.append((f"{at_hand}: copied", step))
+        elif SENDS in step.code and step.line != before.line:
+            found.append((f"{at_hand}: about to be sent", step))
+        elif AWAITS in before.code and "await" in before.code and sent:
+            found.append((f"{labels[sent - 1]}: answered", step))
     return found
-
-
-def _next_sample(found: list[tuple[str, Step]]) -> str:
-    return f"sample {1 + sum(caption.endswith('copied') for caption, _ in found[1:])}"
 
 
 def _frame(step: Step, lines: list[str], drawn: dict[str, str]) -> str:

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from repro.lab.evidence.verdict import Outcome
-from repro.lab.lifted.experiment import Prepare, run
-from repro.lab.lifted.request import MultimodalDataItem, TokenizedGenerateReqInput, arrays, checksums, make_request
+from repro.lab.lifted import make_request, run
+from repro.lab.lifted.request import arrays, checksums
+from repro.lab.upstream.plugs import Prepare
+from repro.lab.upstream.standin_data import MultimodalDataItem, TokenizedGenerateReqInput
 
 CASES: dict[str, Callable[[], TokenizedGenerateReqInput]] = {
     "one image": lambda: make_request(),
@@ -107,7 +109,7 @@ def grade(prepare: Prepare, *, n: int = 3) -> Grade:
     for case, make in CASES.items():
         hint, copied = _look(prepare, make(), case)
         price.append(copied)
-        result = run(make(), n=n, prepare=prepare)
+        result = run(make(), n=n, fix=prepare)
         faults = result.faults()
         if hint or faults:
             return Grade(False, case, result.verdict.outcome, hint or UNEXPLAINED, faults, copied)

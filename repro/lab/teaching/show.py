@@ -15,13 +15,15 @@ from IPython.display import SVG, clear_output
 
 from repro.lab import engine, pictures
 from repro.lab.engine import child, launcher, report
-from repro.lab.engine.command import PROMPT, on_the_cpu, settle
+from repro.lab.engine.command import on_the_cpu, settle
 from repro.lab.engine.host import Host
-from repro.lab.engine.launcher import ROOT
 from repro.lab.evidence.verdict import Outcome, Verdict
-from repro.lab.lifted.experiment import Run
-from repro.lab.progress import SAYS
+from repro.lab.lifted import Run
+from repro.lab.places import ROOT
 from repro.lab.teaching import transcript
+from repro.lab.terminal import aligned
+
+LIMIT = 600.0  # seconds for a command
 
 
 def lanes(run: Run, title: str = "") -> SVG:
@@ -38,7 +40,7 @@ def command(line: str) -> None:
     """Run a command of this repository (`python repro/crash.py`) and print what it prints, without this machine's
     paths and upstream's source lines. Raises RuntimeError if it does not exit with 0."""
     words = line.removeprefix("python ").split()
-    run = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True)
+    run = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, encoding="utf-8", timeout=LIMIT)
     print(transcript.shown(run.stdout + run.stderr), end="")
     if run.returncode:
         raise RuntimeError(f"{line} exited with status {run.returncode}")
@@ -50,12 +52,12 @@ def script(path: str, promise: Outcome, *, n: int = 2) -> Verdict:
 
     The first call starts a host, which imports sglang. Each later call in the same kernel takes about three seconds.
     """
-    arguments = Namespace(n=n, image=None, prompt=PROMPT, model=None, device="auto", log=None)
+    arguments = Namespace(n=n, image=None, prompt=engine.PROMPT, model=None, device="auto", log=None)
     choice = settle(arguments)
 
     def live(phase: str) -> None:
         clear_output(wait=True)
-        print(f"{SAYS.get(phase, phase)} ...")
+        print(f"{engine.SAYS.get(phase, phase)} ...")
 
     live("import")
     scene = child.load(ROOT / path, "scene")
@@ -92,7 +94,4 @@ def expect(error: type[BaseException]) -> Iterator[None]:
 def rows(table: list[Mapping[str, Any]]) -> None:
     """Print dictionaries of one kind as an aligned table."""
     heads = list(table[0])
-    texts = [[str(row[head]) for head in heads] for row in table]
-    widths = [max(map(len, column)) for column in zip(heads, *texts, strict=True)]
-    for line in ([*heads], *texts):
-        print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
+    print("\n".join(aligned([heads, *([row[head] for head in heads] for row in table)])))

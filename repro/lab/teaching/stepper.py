@@ -10,11 +10,14 @@ from types import CodeType, FrameType
 from typing import Any
 
 from repro.lab.evidence import recorder
-from repro.lab.evidence.inotify import SHM
-from repro.lab.lifted.experiment import Prepare, Run, run
-from repro.lab.lifted.request import TokenizedGenerateReqInput, arrays, make_request
+from repro.lab.evidence.event import NAMING
+from repro.lab.lifted import Run, make_request, run
+from repro.lab.lifted.request import arrays
+from repro.lab.places import SHM
 from repro.lab.upstream import source
 from repro.lab.upstream.expansion import FUNCTION
+from repro.lab.upstream.plugs import Fix, Prepare
+from repro.lab.upstream.standin_data import TokenizedGenerateReqInput
 
 SOURCE, COPIED = "tokenized_objs", "tokenized_obj"
 
@@ -61,12 +64,12 @@ def walk(
     *,
     n: int = 2,
     release: str = source.INSTALLED,
-    prepare: Prepare | None = None,
+    fix: Fix | Prepare | None = None,
 ) -> Walk:
-    """Run `request` n times (as `pipeline.run` does) and look before every line of `_handle_batch_request`."""
+    """Run `request` n times (as `lifted.run` does) and look before every line of `_handle_batch_request`."""
     requests = request if request is not None else make_request()
     watcher = _Watcher()
-    result = run(requests, n=n, release=release, prepare=prepare, trace=watcher.trace)
+    result = run(requests, n=n, release=release, fix=fix, trace=watcher.trace)
     code = source.read(source.name_of(release), source.TOKENIZER_MANAGER)
     return Walk(watcher.steps, result, code.path)
 
@@ -91,8 +94,8 @@ class _Watcher:
         if COPIED in held:
             roots[COPIED] = held[COPIED]
         seen = snapshot(roots)
-        events = recorder.read(recorder.account_path())
-        created = [event.name for event in events if event.what in recorder.NAMING]
+        events = recorder.current().events()
+        created = [event.name for event in events if event.what in NAMING]
         return Step(
             number=len(self.steps),
             line=frame.f_lineno,
@@ -107,7 +110,7 @@ class _Watcher:
     def _line(self, code: CodeType, number: int) -> str:
         """The source line as released: read from the release's file, so a plugged-in fix does not show."""
         if not self.lines:
-            self.lines = Path(code.co_filename).read_text().splitlines()
+            self.lines = Path(code.co_filename).read_text(encoding="utf-8").splitlines()
         return self.lines[number - 1]
 
 

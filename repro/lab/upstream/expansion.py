@@ -5,6 +5,9 @@ from __future__ import annotations
 import ast
 from collections.abc import Sequence
 
+from repro.lab.refused import Refused
+from repro.lab.releases import AFFECTED, LAST
+
 FUNCTION = "_handle_batch_request"
 COPIED = "tokenized_objs"
 
@@ -31,13 +34,34 @@ def expansion_points(source: str) -> list[ast.Call]:
     return sorted(points, key=lambda call: call.lineno)
 
 
-def with_call_around(source: str, points: Sequence[ast.Call], function: str) -> str:
-    """`source` with `function(...)` around each of `points`. No line is moved."""
-    lines = source.splitlines(keepends=True)
-    for copied in points:  # one line each, so columns of one do not move those of the other
-        line, start, end = lines[copied.lineno - 1], copied.col_offset, copied.end_col_offset
-        lines[copied.lineno - 1] = f"{line[:start]}{function}({line[start:end]}){line[end:]}"
-    return "".join(lines)
+def copy_lines(source: str) -> set[int]:
+    """The lines of `_handle_batch_request` on which a request is copied, whether its items are then shared or not."""
+    function = find_function(source)
+    assignments = [node for node in ast.walk(function) if isinstance(node, ast.Assign)] if function else []
+    return {node.lineno for node in assignments if _copies_a_request(node.value)}
+
+
+def wrapped(source: str, where: str, functions: Sequence[str]) -> str:
+    """`source`, a release's tokenizer_manager.py, with a call of each of the two `functions` around the copy at each of
+    the two expansion points. No line is moved. Raises Refused, naming `where`, if there are not exactly two."""
+    points = expansion_points(source)
+    if len(points) != len(functions):
+        raise Refused(
+            f"{where} has {len(points)} expansion points that share their items, not {len(functions)}",
+            f"this release is already fixed, or has no parallel sampling; the fix is for {AFFECTED[0]} to {LAST}",
+        )
+    for point, function in zip(points, functions, strict=True):
+        source = _with_call_around(source, point, function)
+    return source
+
+
+def _with_call_around(source: str, call: ast.Call, function: str) -> str:
+    """`source` with `function(...)` around a call. Columns of the syntax tree count bytes of UTF-8."""
+    lines = source.encode().splitlines(keepends=True)
+    assert call.lineno == call.end_lineno, "a call over several lines"
+    line, start, end = lines[call.lineno - 1], call.col_offset, call.end_col_offset
+    lines[call.lineno - 1] = b"%s%s(%s)%s" % (line[:start], function.encode(), line[start:end], line[end:])
+    return b"".join(lines).decode()
 
 
 def _copies_a_request(value: ast.expr) -> bool:

@@ -10,14 +10,16 @@ import __future__ as future
 
 import ast
 import builtins
+import copy
 import functools
+import symtable
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
-from repro.lab.evidence.verdict import Refused
+from repro.lab.refused import Refused
 from repro.lab.upstream.source import Source
 
 LAZY_ANNOTATIONS = future.annotations.compiler_flag  # so that annotations need nothing passed in
@@ -39,12 +41,13 @@ class Lifted:
         return getattr(self.module, name)
 
 
-def lift(source: Source, names: Iterable[str], offered: Mapping[str, Any]) -> Lifted:
+def lift(source: Source, names: Iterable[str], offered: Mapping[str, Any], *, variant: str = "") -> Lifted:
     """The definitions `names` of `source`, with those of its module that they need, as a module of its own.
 
     A name is a function, a class, or `Class.method`; methods are put into a class of that name whose base is
     `offered[Class]`. `offered` comes before the module's own definitions. The module is registered in `sys.modules`,
-    so that lifted classes can be pickled. Raises Refused if the release lacks a name or needs one not offered.
+    so that lifted classes can be pickled; `variant` tells it from another one of the same file. Raises Refused if the
+    release lacks a name or needs one not offered.
     """
     tree = _parsed(source.text)
     wanted = list(names)
@@ -52,9 +55,9 @@ def lift(source: Source, names: Iterable[str], offered: Mapping[str, Any]) -> Li
     nodes += _classes_of_methods(tree, [name for name in wanted if "." in name], source)
     nodes, missing = _closure(tree, nodes, set(offered))
     if missing:
-        raise Refused(f"sglang {source.release}: {source.path.name} needs {', '.join(sorted(missing))}: not offered")
+        raise Refused(f"sglang {source.release}: {source.path.name} needs {', '.join(sorted(missing))}, not offered")
     body = sorted(nodes, key=lambda node: node.lineno)
-    module = ModuleType(module_name(source))
+    module = ModuleType(module_name(source, variant))
     used = sorted(set().union(*map(_free_names, body)) & set(offered)) if body else []
     vars(module).update({name: offered[name] for name in used})
     sys.modules[module.__name__] = module
@@ -73,9 +76,9 @@ def has(source: Source, name: str) -> bool:
         return False
 
 
-def module_name(source: Source) -> str:
+def module_name(source: Source, variant: str = "") -> str:
     """The name that the lifted module has in `sys.modules`, the same in every process."""
-    return f"lifted_{source.path.stem}_{source.release}".replace(".", "_")
+    return "_".join(filter(None, ("lifted", source.path.stem, source.release, variant))).replace(".", "_")
 
 
 @functools.cache
@@ -140,27 +143,37 @@ def _closure(tree: ast.Module, nodes: list[ast.stmt], offered: set[str]) -> tupl
 
 
 def _free_names(node: ast.stmt) -> set[str]:
-    """The names that `node` reads and does not bind, annotations and builtins left out."""
-    seen = list(_without_annotations(node))
-    bound = {inner.id for inner in seen if isinstance(inner, ast.Name) and not isinstance(inner.ctx, ast.Load)}
-    bound |= {inner.arg for inner in seen if isinstance(inner, ast.arg)}
-    bound |= {inner.name for inner in seen if isinstance(inner, ast.ExceptHandler) and inner.name}
-    imports = [inner for inner in seen if isinstance(inner, (ast.Import, ast.ImportFrom))]
-    bound |= {(alias.asname or alias.name).partition(".")[0] for inner in imports for alias in inner.names}
-    globals_ = {name for inner in seen if isinstance(inner, ast.Global) for name in inner.names}
-    read = {inner.id for inner in seen if isinstance(inner, ast.Name) and isinstance(inner.ctx, ast.Load)}
+    """The names that `node` reads from its module, annotations and builtins left out."""
+    code = ast.unparse(_WithoutAnnotations().visit(copy.deepcopy(node)))
+    names = set(_globals(symtable.symtable(code, "lifted", "exec")))
     own = {node.name} if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) else set()
-    return (read - (bound - globals_) - own - set(dir(builtins))) | globals_
+    return names - own - set(dir(builtins))
 
 
-def _without_annotations(node: ast.AST) -> Iterable[ast.AST]:
-    yield node
-    for name, value in ast.iter_fields(node):
-        if name in ("annotation", "returns"):
-            continue
-        for child in value if isinstance(value, list) else [value]:
-            if isinstance(child, ast.AST):
-                yield from _without_annotations(child)
+def _globals(table: symtable.SymbolTable) -> Iterable[str]:
+    for symbol in table.get_symbols():
+        if symbol.is_referenced() if table.get_type() == "module" else symbol.is_global():
+            yield symbol.get_name()
+    for inner in table.get_children():
+        yield from _globals(inner)
+
+
+class _WithoutAnnotations(ast.NodeTransformer):
+    """Takes annotations out: they are not evaluated."""
+
+    def visit_arg(self, node: ast.arg) -> ast.arg:
+        node.annotation = None
+        return node
+
+    def _visit_function(self, node: Any) -> Any:
+        node.returns = None
+        return self.generic_visit(node)
+
+    visit_FunctionDef = visit_AsyncFunctionDef = _visit_function
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.stmt:
+        node.annotation = ast.Constant(None)
+        return self.generic_visit(node)
 
 
 def _lines(node: ast.stmt) -> Iterable[tuple[str, int]]:

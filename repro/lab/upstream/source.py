@@ -1,18 +1,15 @@
-"""A release's source, by name: the installed sglang's, or a wheel's, kept in the user's cache.
+"""A release's source files, by name: the installed sglang's, or a wheel's, kept in the user's cache.
 
-Of a wheel only the needed files are unpacked, each checked against the wheel's own RECORD; the folder is renamed
-into place when it is whole, so a warm cache needs no network.
+Of a wheel only the files that the lab needs are kept. `releases.sha256` holds a checksum of each, for every release, so
+what is lifted and run is what the kit was written for. A cached file is checked again whenever it is read.
 """
 
 from __future__ import annotations
 
-import base64
-import csv
+import functools
 import hashlib
 import importlib.util
-import io
-import re
-import shutil
+import os
 import subprocess
 import sys
 import tempfile
@@ -21,16 +18,18 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from repro.lab.engine.tiny_vlm import cache_directory
-from repro.lab.evidence.verdict import AFFECTED, Refused
+from repro.lab.places import cache_directory
+from repro.lab.refused import Refused
+from repro.lab.releases import ALL, LAST, NEWEST, OLDEST
 
 INSTALLED = "installed"
 MM_UTILS = "srt/managers/mm_utils.py"
 TOKENIZER_MANAGER = "srt/managers/tokenizer_manager.py"
-COMMON = "srt/utils/common.py"  # of the installed release only
 SHM_NAMES = "srt/utils/stale_shm_cleanup.py"  # from 0.5.14 on
-NEEDED = (MM_UTILS, TOKENIZER_MANAGER, SHM_NAMES)
-OLDEST, NEWEST = "0.5.6", "0.5.23"
+RECEIVER = "srt/managers/scheduler_components/request_receiver.py"  # from 0.5.19 on
+COMMON = "srt/utils/common.py"  # of the last affected release
+TABLE = Path(__file__).with_name("releases.sha256")
+LIMIT = 600.0  # seconds for a download
 
 
 @dataclass(frozen=True)
@@ -42,65 +41,75 @@ class Source:
     text: str
 
 
+def name_of(release: str) -> str:
+    """The version that `release` stands for. `installed` is the installed version; where sglang is not installed, it is
+    the last affected release. Raises Refused for anything else that is not a release."""
+    if release == INSTALLED:
+        return installed_version() or LAST
+    if release not in ALL and release != installed_version():
+        raise Refused(f"{release!r} is not a release", f"give one from {OLDEST} to {NEWEST}, or `installed`")
+    return release
+
+
 def read(release: str, file: str) -> Source:
     """`file` (such as `srt/managers/mm_utils.py`) of `release`: `installed`, or a version such as `0.5.12.post1`.
 
-    Raises Refused, in one line, if there is no such release, no network and no cached copy, or a broken download.
+    Raises Refused, in one line, if there is no such release or file, if neither a registry nor the cache has it, or if
+    a download is not what it should be.
     """
-    if release == INSTALLED or release == _installed_version():
-        folder, release = _installed_folder(), _installed_version()
-    else:
-        folder = _cached(release)
-    path = folder / file
+    release = name_of(release)
+    path = _installed(file) if release == installed_version() else _cached(release, file)
     if not path.is_file():
         raise Refused(f"sglang {release} has no {file}")
-    return Source(release, path, path.read_text())
+    return Source(release, path, path.read_text(encoding="utf-8"))
 
 
-def name_of(release: str) -> str:
-    """The version that `release` stands for (`installed` is resolved). Raises Refused if it is not installed."""
-    return _installed_version() or _not_installed() if release == INSTALLED else release
-
-
-def _installed_version() -> str | None:
+def installed_version() -> str | None:
+    """The version of the sglang of this Python, which is not imported; None if there is none."""
     try:
-        return version("sglang")
+        return version("sglang") if importlib.util.find_spec("sglang") else None
     except PackageNotFoundError:
         return None
 
 
-def _installed_folder() -> Path:
-    spec = importlib.util.find_spec("sglang")  # does not import it
-    if spec is None or not spec.submodule_search_locations:
-        _not_installed()
-    return Path(spec.submodule_search_locations[0])
+def _installed(file: str) -> Path:
+    return Path(importlib.util.find_spec("sglang").submodule_search_locations[0], file)
 
 
-def _not_installed() -> None:
-    raise Refused(f"{sys.executable} has no sglang: give --release {AFFECTED[-1]}, or run `make demo`")
+@functools.cache
+def _checksums() -> dict[str, str]:
+    """The table: SHA-256 by `RELEASE/sglang/FILE`."""
+    rows = (line.split() for line in TABLE.read_text(encoding="utf-8").splitlines())
+    return {path: checksum for checksum, path in rows}
 
 
-def _cached(release: str) -> Path:
-    place = cache_directory() / "releases" / release / "sglang"
-    if place.is_dir():
-        return place
-    if not re.fullmatch(r"\d+(\.\d+)+(\.post\d+|rc\d+)?", release):
-        raise Refused(f"{release!r} is no release: give one from {OLDEST} to {NEWEST}, or `installed`")
+def _cached(release: str, file: str) -> Path:
+    name = f"{release}/sglang/{file}"
+    if name not in _checksums():
+        raise Refused(f"sglang {release} has no {file}")
+    path = cache_directory() / "releases" / name
+    if not _is_whole(path, name):
+        _fetch(release)
+    return path
+
+
+def _is_whole(path: Path, name: str) -> bool:
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        scaffold = Path(tempfile.mkdtemp(prefix=".unpacking-", dir=place.parent))
+        return hashlib.sha256(path.read_bytes()).hexdigest() == _checksums()[name]
+    except OSError:
+        return False
+
+
+def _fetch(release: str) -> None:
+    """Put the files of the release into the cache. Each is renamed into its place, so that a half-written one is never
+    taken for a whole one."""
+    place = cache_directory() / "releases"
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".unpacking-", dir=place) as scaffold:
+            unpack(_download(release, Path(scaffold)), release, place)
     except OSError as error:
-        raise Refused(f"cannot write to {place.parent} ({error.strerror}): set XDG_CACHE_HOME") from None
-    try:
-        unpack(_download(release, scaffold), scaffold / "sglang")
-        try:
-            (scaffold / "sglang").rename(place)
-        except OSError:
-            if not place.is_dir():  # else another process was faster, and its copy is the same
-                raise
-    finally:
-        shutil.rmtree(scaffold, ignore_errors=True)
-    return place
+        raise Refused(f"cannot write to {place} ({error.strerror})", "set XDG_CACHE_HOME to another folder") from None
 
 
 def _download(release: str, folder: Path) -> Path:
@@ -109,38 +118,38 @@ def _download(release: str, folder: Path) -> Path:
     command += ["--disable-pip-version-check", "--python-version", "3.12"]
     for platform in ("manylinux_2_34_x86_64", "manylinux_2_28_x86_64", "manylinux2014_x86_64"):
         command += ["--platform", platform]
-    run = subprocess.run([*command, "--dest", folder, f"sglang=={release}"], capture_output=True, text=True)
+    command += ["--dest", str(folder), f"sglang=={release}"]
+    try:
+        run = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", timeout=LIMIT)
+    except subprocess.TimeoutExpired:
+        raise Refused(f"cannot download sglang {release} within {LIMIT:.0f} s", "check the network") from None
     wheels = list(folder.glob("*.whl"))
     if run.returncode == 0 and wheels:
         return wheels[0]
     if "from versions: none" in run.stderr or "onnection" in run.stderr:
-        raise Refused(f"cannot download sglang {release}: no package registry answers; it is not in {folder.parent}")
-    if "No matching distribution" in run.stderr:
-        raise Refused(f"there is no sglang {release}: give a release from {OLDEST} to {NEWEST}, or `installed`")
+        raise Refused(
+            f"cannot download sglang {release}, which is not in {folder.parent}: no package registry answers",
+            "check the network",
+        )
     reason = (run.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
-    raise Refused(f"cannot download sglang {release}: {reason}")
+    raise Refused(f"cannot download sglang {release} ({reason})", "see what pip says of it")
 
 
-def unpack(wheel: Path, folder: Path) -> None:
-    """Write the needed files of `wheel` below `folder`. Raises Refused if one is damaged."""
+def unpack(wheel: Path, release: str, place: Path) -> None:
+    """Write the files of the release that the table names below `place`. Raises Refused, and writes no file of a wheel
+    that is damaged, or in which one has another checksum than the table has."""
+    wanted = [name for name in _checksums() if name.startswith(f"{release}/")]
     try:
         with zipfile.ZipFile(wheel) as archive:
-            names = set(archive.namelist())
-            record = next(name for name in names if name.endswith(".dist-info/RECORD"))
-            rows = csv.reader(io.StringIO(archive.read(record).decode()))
-            expected = {row[0]: row[1] for row in rows if row}
-            for file in NEEDED:
-                if f"sglang/{file}" in names:
-                    content = archive.read(f"sglang/{file}")
-                    _check(content, expected[f"sglang/{file}"], f"{wheel.name}: {file}")
-                    (folder / file).parent.mkdir(parents=True, exist_ok=True)
-                    (folder / file).write_bytes(content)
-    except (zipfile.BadZipFile, StopIteration, KeyError, OSError) as error:
-        raise Refused(f"{wheel.name} is damaged ({error}): run the command again to download it again") from None
-
-
-def _check(content: bytes, expected: str, what: str) -> None:
-    method, _, value = expected.partition("=")
-    found = base64.urlsafe_b64encode(hashlib.new(method, content).digest()).rstrip(b"=").decode()
-    if found != value:
-        raise Refused(f"{what} is not what the wheel's RECORD says: run the command again to download it again")
+            contents = {name: archive.read(name.partition("/")[2]) for name in wanted}
+    except (zipfile.BadZipFile, KeyError, NotImplementedError) as error:
+        raise Refused(f"{wheel.name} is damaged ({error})", "run the command again to download it again") from None
+    for name, content in contents.items():
+        if hashlib.sha256(content).hexdigest() != _checksums()[name]:
+            raise Refused(f"{wheel.name}: {name} is not the file that sglang {release} was released with")
+    for name, content in contents.items():
+        path = place / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as half:
+            half.write(content)
+        os.replace(half.name, path)

@@ -1,4 +1,4 @@
-"""Time and peak against n, on logarithmic scales, with the floor: one SVG."""
+"""Time and peak against n, on logarithmic scales, with the floor: one SVG, drawn as the kit's other pictures are."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil, floor, log10
 
-from fixed.clinic.rows import Row
+from fixed.clinic.measure import Row
 from repro.lab.pictures.svg import EDGE, PALE, SOFT, document, stroke, text
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP = 200, 230, 52, 200, 40  # pixels: a panel, and what stands around it
@@ -36,21 +36,22 @@ class Scale:
 def chart(rows: Sequence[Row], size: int | None = None) -> str:
     """An SVG document with two panels, for the images of one `size` (the largest): how long the sends hold the event
     loop, and the most that is in /dev/shm. Raises ValueError if nothing was priced."""
-    priced = [row for row in rows if row.dispatch_ms is not None]
+    priced = [row for row in rows if row.price]
     if not priced:
         raise ValueError("nothing to draw: no row has a price")
     size = size or max(row.size for row in priced)
     priced = sorted((row for row in priced if row.size == size), key=lambda row: row.n)
-    floor_ms, feature = min(row.floor_ms for row in priced), priced[0].feature_bytes / 1e6
-    time = {name: [(row.n, row.dispatch_ms) for row in line] for name, line in _lines(priced)}
-    room = {name: [(row.n, row.shm_peak_bytes / 1e6) for row in line] for name, line in _lines(priced)}
+    floor_ms, feature = min(row.price.floor_ms for row in priced), priced[0].price.feature_bytes / 1e6
+    time = {name: [(row.n, row.price.dispatch_ms) for row in line] for name, line in _lines(priced)}
+    room = {name: [(row.n, row.price.shm_peak_bytes / 1e6) for row in line] for name, line in _lines(priced)}
     second = LEFT + WIDTH + RIGHT
     body = [
         *_panel(0, "event loop held, ms (all sends)", time, floor_ms, "one first write"),
         *_panel(second, "most in /dev/shm, MB", room, feature, "one feature"),
     ]
     told = "; ".join(
-        f"{row.design}, n = {row.n}: {row.dispatch_ms:.1f} ms, {row.shm_peak_bytes / 1e6:.1f} MB" for row in priced
+        f"{row.design.name}, n = {row.n}: {row.price.dispatch_ms:.1f} ms, {row.price.shm_peak_bytes / 1e6:.1f} MB"
+        for row in priced
     )
     described = f"floor: {floor_ms:.1f} ms, {feature:.1f} MB; {told}"
     title = f"What n samples of one {size} x {size} image cost the tokenizer"
@@ -58,8 +59,8 @@ def chart(rows: Sequence[Row], size: int | None = None) -> str:
 
 
 def _lines(priced: Sequence[Row]) -> Iterator[tuple[str, list[Row]]]:
-    for name in dict.fromkeys(row.design for row in priced):
-        yield name, [row for row in priced if row.design == name]
+    for name in dict.fromkeys(row.design.name for row in priced):
+        yield name, [row for row in priced if row.design.name == name]
 
 
 def _panel(

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from repro.lab.engine import tiny_vlm
+from repro.lab.places import cache_directory
 from tests import machine
 
-BUILD = "import sys; from pathlib import Path; from repro.lab import vlm; tiny_vlm.build(Path(sys.argv[1]))"
+BUILD = "import sys; from pathlib import Path; from repro.lab.engine import tiny_vlm; tiny_vlm.build(Path(sys.argv[1]))"
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -52,7 +53,7 @@ def test_a_build_that_fails_leaves_nothing(monkeypatch, tmp_path):
     monkeypatch.setattr(tiny_vlm, "build", half)
     with pytest.raises(KeyboardInterrupt):
         tiny_vlm.main()
-    assert os.listdir(tiny_vlm.cache_directory()) == []
+    assert os.listdir(cache_directory()) == []
 
 
 def test_another_recipe_is_another_place(monkeypatch):

@@ -1,9 +1,9 @@
-"""What is left when the scheduler was killed between send and open, and then the tokenizer ends.
+"""What needs processes of its own, for it ends them: what killed servers leave, and a /dev/shm that is too small.
 
-`python -m fixed.clinic.exits exits DESIGN...` lets each design's scheduler be killed, prints which names each design
+`python -m fixed.clinic.ends exits DESIGN...` lets each design's scheduler be killed, prints which names each design
 had made, and exits; the resource tracker then removes what it knows of. `... by_sglang` ends as a server does: by
-sglang's own `kill_process_tree`, which kills the tracker, too; `... by_sigkill` ends by SIGKILL alone. The names are
-counted by who started it, when all of it is gone.
+sglang's own `kill_process_tree`, which kills the tracker, too; `... by_sigkill` ends by SIGKILL alone. The process that
+started it counts the names, when all of it is gone.
 """
 
 from __future__ import annotations
@@ -19,13 +19,22 @@ from concurrent.futures import ThreadPoolExecutor
 
 from fixed.designs import DESIGNS, Design
 from fixed.mutants import AS_RELEASED, MUTANTS
-from repro.lab.engine.launcher import ROOT
-from repro.lab.evidence.inotify import SHM
-from repro.lab.lifted.pool import bench
+from repro.lab import lifted
+from repro.lab.evidence.verdict import Verdict
+from repro.lab.lifted import Fault, make_request, small_shm
+from repro.lab.lifted.pool import pool
+from repro.lab.places import ROOT, SHM
+from repro.lab.refused import Refused
+from repro.lab.upstream.plugs import around
+from repro.lab.upstream.release import Release
+from repro.lab.upstream.source import INSTALLED
 
 SITUATIONS = {"scheduler killed": "exits", "server killed": "by_sglang"}  # what it is called -> how it ends
 KILL = "sglang.srt.utils.common.kill_process_tree"
 ALL = (AS_RELEASED, *DESIGNS, *MUTANTS)
+LIMIT = 300.0  # seconds
+MEBIBYTES, SIZE, N = 64, 1120, 8  # Docker's default, and samples of one image of 30 MB
+SLOW = ["--ranks", "2", "--late", "0.1"]  # consumers that take their time, as a real one does: segments pile up
 
 
 def leaked(ending: str, designs: Sequence[Design] = ALL) -> dict[str, int]:
@@ -41,12 +50,14 @@ def leaked(ending: str, designs: Sequence[Design] = ALL) -> dict[str, int]:
 def _leaked(ending: str, designs: Sequence[str]) -> dict[str, int]:
     if not designs:
         return {}
-    command = [sys.executable, "-m", "fixed.clinic.exits", ending, *designs]
+    command = [sys.executable, "-m", "fixed.clinic.ends", ending, *designs]
     with tempfile.TemporaryDirectory(
         prefix="shm-kit-", ignore_cleanup_errors=True
     ) as folder:  # killed, they leave files
         surroundings = {**os.environ, "TMPDIR": folder}  # run returns when the tracker, which has the pipe, is gone
-        ended = subprocess.run(command, cwd=ROOT, env=surroundings, capture_output=True, text=True)
+        ended = subprocess.run(
+            command, cwd=ROOT, env=surroundings, capture_output=True, encoding="utf-8", timeout=LIMIT
+        )
     if not ended.stdout:
         raise RuntimeError(f"{' '.join(command[1:])} said nothing: {ended.stderr[-500:]}")
     made = {design: [SHM / name.lstrip("/") for name in names] for design, names in json.loads(ended.stdout).items()}
@@ -57,29 +68,48 @@ def _leaked(ending: str, designs: Sequence[str]) -> dict[str, int]:
     return {design: len(paths) for design, paths in left.items()}
 
 
+def in_a_small_room() -> dict[str, str]:
+    """What becomes of each design in a /dev/shm of 64 MB, by its name: `8 answers`, or of what the tokenizer died;
+    where nobody may mount one, nothing. Two at a time."""
+    try:
+        small_shm.namespace(MEBIBYTES)
+    except Refused:
+        return {}
+    with ThreadPoolExecutor(2) as two:
+        names = [design.name for design in DESIGNS]
+        return dict(zip(names, two.map(_in_a_small_room, names), strict=True))
+
+
+def _in_a_small_room(design: str) -> str:
+    arguments = ["--n", str(N), "--size", str(SIZE), "--fix", design, *SLOW]
+    return _told(small_shm.lab(arguments, mebibytes=MEBIBYTES, module="fixed.lab"))
+
+
+def _told(verdict: Verdict) -> str:
+    if verdict.outcome == "survived":
+        return f"{len(verdict.answers)} answers"
+    return (verdict.error or verdict.outcome).removeprefix("tokenizer killed by ")
+
+
 def names_of(design: Design) -> list[str]:
     """The names that a run of n = 3 makes whose scheduler is killed when the first sample is sent. They stay."""
-    from repro.lab.lifted.experiment import run
-    from repro.lab.lifted.request import make_request
-
-    return run(make_request(shape=(8, 16)), n=3, die=("send", 1), sweep=False, **design.knobs).names
+    request = make_request(shape=(8, 16))
+    return lifted.run(request, n=3, fix=design, fault=Fault("kill", at="send", send=1), sweep=False).names
 
 
 def main() -> None:
     """Make the names, say which, and end."""
     ending, *names = sys.argv[1:]
-    bench.warm_up()
+    pool.warm_up()
     designs = [design for design in ALL if design.name in names]
     print(json.dumps({design.name: names_of(design) for design in designs}), flush=True)
     if ending == "by_sigkill":
         os.kill(os.getpid(), signal.SIGKILL)
     if ending == "by_sglang":
-        from repro.lab.upstream import standins
-
-        kill = standins.process_tree().kill_process_tree
+        kill = Release.of(INSTALLED).process_tree.kill_process_tree
         for design in designs:
             if KILL in design.hooks:
-                kill = standins.around(kill, design.hooks[KILL])
+                kill = around(kill, design.hooks[KILL])
         kill(os.getpid())
 
 

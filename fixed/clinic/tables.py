@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from fixed.clinic.measure import Row
 from fixed.clinic.prices import Growth
-from fixed.clinic.rows import Row
 from fixed.designs import COPIES, ONE_SEGMENT
+from repro.lab.terminal import aligned
 
 LARGE, SMALL = (32, 1536), (2, 224)  # n and size that the goals are about
 NOTHING = "-"
@@ -28,57 +29,43 @@ def price_table(rows: Sequence[Row]) -> str:
 
 
 def _health(rows: Sequence[Row]) -> Iterator[str]:
-    situations = list(dict.fromkeys(name for row in rows for name in row.leaks))
-    heads = ("design", "right", "source", *situations, "64 MB", "lines", "places", "who frees a segment")
-    lines = []
-    for row in {row.design: row for row in rows}.values():
-        right = "crash" if row.crashed else "yes" if row.correct else "NO"
-        kept = "mutated" if row.mutates else "kept"
-        left = [str(row.leaks.get(name, NOTHING)) for name in situations]
-        size = str(row.lines or NOTHING), str(row.places)
-        lines.append((row.design, right, kept, *left, row.small_shm or NOTHING, *size, row.owner))
-    yield from _aligned(heads, lines)
-    yield "under a situation: names left in /dev/shm; lines: of code; what runs in the scheduler is changed by none"
+    situations = list(dict.fromkeys(name for row in rows for name in row.health.leaked))
+    lines = [("design", "right", "source", *situations, "64 MB", "lines", "places", "who frees a segment")]
+    for row in {row.design.name: row for row in rows}.values():
+        right = "crash" if row.health.crashed else "yes" if row.health.correct else "NO"
+        kept = "mutated" if row.health.mutates else "kept"
+        left = [row.health.leaked.get(name, NOTHING) for name in situations]
+        size = row.lines or NOTHING, len(row.design.places)
+        lines.append((row.design.name, right, kept, *left, row.small_shm or NOTHING, *size, row.design.owner))
+    yield from aligned(lines)
+    first, last = situations[0], situations[-1]
+    yield f"Columns '{first}' to '{last}': number of names left in /dev/shm. 'lines': lines of code."
+    yield "No design changes code that runs in the scheduler."
 
 
 def _prices(rows: Sequence[Row]) -> Iterator[str]:
-    heads = ("design", "n", "size", "dispatch ms", "of the floor", "copied MB", "peak MB", "of a feature")
-    lines = [
-        (
-            row.design,
-            str(row.n),
-            str(row.size),
-            f"{row.dispatch_ms:.2f}",
-            f"{row.dispatch_ms / row.floor_ms:.2f}",
-            f"{row.bytes_copied / 1e6:.2f}",
-            f"{row.shm_peak_bytes / 1e6:.2f}",
-            f"{row.shm_peak_bytes / row.feature_bytes:.2f}",
+    lines = [("design", "n", "size", "dispatch ms", "of the floor", "copied MB", "peak MB", "of a feature")]
+    for row in sorted((row for row in rows if row.price), key=lambda row: (row.size, row.n)):
+        paid = row.price
+        figures = (
+            paid.dispatch_ms,
+            paid.dispatch_ms / paid.floor_ms,
+            paid.bytes_copied / 1e6,
+            paid.shm_peak_bytes / 1e6,
+            paid.shm_peak_bytes / paid.feature_bytes,
         )
-        for row in sorted(rows, key=lambda row: (row.size, row.n))
-        if row.dispatch_ms is not None
-    ]
-    yield from _aligned(heads, lines, numbers=slice(1, None))
-    yield "the floor: one first write of the feature into a fresh segment, measured beside each run"
-
-
-def _aligned(heads: tuple[str, ...], lines: list[tuple[str, ...]], numbers: slice = slice(0, 0)) -> Iterator[str]:
-    widths = [max(map(len, column)) for column in zip(heads, *lines, strict=True)]
-    right = range(len(heads))[numbers]
-    for line in (heads, *lines):
-        cells = [
-            text.rjust(width) if place in right else text.ljust(width)
-            for place, (text, width) in enumerate(zip(line, widths, strict=True))
-        ]
-        yield "  ".join(cells).rstrip()
+        lines.append((row.design.name, row.n, row.size, *(f"{figure:.2f}" for figure in figures)))
+    yield from aligned(lines, right=slice(1, None))
+    yield "The floor: one first write of the feature into a fresh segment, measured beside each run."
 
 
 def goals(rows: Sequence[Row], grown: Growth | None = None) -> list[str]:
     """Design 5 against its goals, a line each, as ratios between what was measured in this one run. Those that were not
     measured are left out."""
-    found = {(row.design, row.n, row.size): row for row in rows if row.dispatch_ms is not None}
+    found = {(row.design.name, row.n, row.size): row.price for row in rows if row.price}
     large, large_theirs = (found.get((design.name, *LARGE)) for design in (ONE_SEGMENT, COPIES))
     small, small_theirs = (found.get((design.name, *SMALL)) for design in (ONE_SEGMENT, COPIES))
-    ours = [row for row in found.values() if row.design == ONE_SEGMENT.name]
+    ours = [paid for (name, *_), paid in found.items() if name == ONE_SEGMENT.name]
     lines = []
     if large:
         ratio = large.dispatch_ms / large.floor_ms
@@ -90,7 +77,7 @@ def goals(rows: Sequence[Row], grown: Growth | None = None) -> list[str]:
         ratio = small.dispatch_ms / small_theirs.dispatch_ms
         lines.append(_goal(_dispatch(SMALL), f"{ratio:.2f} of upstream's", "at most 1", ratio <= 1))
     if ours:
-        peak = max(row.shm_peak_bytes / row.feature_bytes for row in ours)
+        peak = max(paid.shm_peak_bytes / paid.feature_bytes for paid in ours)
         lines.append(_goal("peak in /dev/shm, any n", f"{peak:.3f} of one feature", "at most 1.02", peak <= 1.02))
     if grown:
         what = f"a further sample, n = {grown.few} to {grown.many}"

@@ -18,12 +18,12 @@ from tests import machine, scenes
 
 
 @pytest.fixture(autouse=True)
-def temporary_folder(tmp_path, monkeypatch):
+def temporary_folder(short_path, monkeypatch):
     """The run's own temporary folder; empty again when the run is over."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    yield tmp_path
-    assert os.listdir(tmp_path) == []
-    assert machine.processes_of(tmp_path) == []
+    monkeypatch.setattr(tempfile, "tempdir", str(short_path))
+    yield short_path
+    assert os.listdir(short_path) == []
+    assert machine.processes_of(short_path) == []
 
 
 def test_another_death_is_reported_as_another_death():

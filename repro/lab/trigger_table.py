@@ -1,4 +1,4 @@
-"""When does it crash? The trigger table of the bug, each row run now."""
+"""When does it crash? The trigger table of the bug: conditions, each measured now, on one of the two ways."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from repro.lab.evidence.verdict import Refused, Verdict
-from repro.lab.lifted.experiment import Run, run
-from repro.lab.lifted.request import make_request
+from repro.lab import lifted
+from repro.lab.evidence.verdict import Verdict
+from repro.lab.refused import Refused
+from repro.lab.releases import FIXED, LAST
 
-LAST, BEFORE_LISTS, FIXED = "0.5.12.post1", "0.5.10.post1", "0.5.13"
+BEFORE_LISTS, BEFORE_TRANSPORT, FIRST = "0.5.10.post1", "0.5.8.post1", "0.5.9"
 ADDRESS = "127.0.0.1:24231"  # nothing has to listen there: with one node, the engine listens itself
 CRASH, NO_CRASH = "crashed", "survived"
+HEADS = ("condition", "known", "measured", "evidence", "detail")
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,19 @@ class Measured:
         """Whether it was measured and is not what is known."""
         return self.row.measure is not None and self.outcome != self.row.known
 
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """What stands under HEADS."""
+        return self.row.condition, self.row.known, self.outcome, self.row.evidence, self.detail
 
-def table(*, engine: bool = True) -> Iterator[Measured]:
+    def as_dict(self) -> dict[str, Any]:
+        """The row as plain data, for `json.dumps`."""
+        condition, known, outcome, evidence, detail = self.cells
+        told = {"condition": condition, "known": known, "evidence": evidence}
+        return {**told, "outcome": outcome, "detail": detail, "differs": self.differs}
+
+
+def measured(*, engine: bool = True) -> Iterator[Measured]:
     """Every row, measured as it is asked for. Without `engine`, the rows that boot sglang are left out; with it, they
     share one host."""
     with _host() if engine else contextlib.nullcontext() as host:
@@ -56,17 +69,10 @@ def table(*, engine: bool = True) -> Iterator[Measured]:
                 except Refused as refusal:
                     yield Measured(row, "not run", str(refusal))
                 else:
-                    yield Measured(row, verdict.outcome, _detail(verdict, row))
+                    yield Measured(row, verdict.outcome, _detail(verdict))
 
 
-def _host() -> Any:
-    from repro.lab import engine
-    from repro.lab.engine.host import Host
-
-    return Host(engine.environment(engine.TINY, engine.CPU))
-
-
-def _detail(verdict: Verdict, row: Row) -> str:
+def _detail(verdict: Verdict) -> str:
     if verdict.outcome == "survived":
         return "1 answer" if len(verdict.answers) == 1 else f"{len(verdict.answers)} answers"
     if verdict.outcome == "refused":
@@ -77,13 +83,19 @@ def _detail(verdict: Verdict, row: Row) -> str:
     return f"{verdict.error}"
 
 
-def _lab(**knobs: Any) -> Callable[[], Verdict]:
-    return lambda: _run(**knobs).verdict
+def _lab(*, feature: str = "tensor", prompts: int = 1, release: str = LAST, **fields: Any) -> Callable[[], Verdict]:
+    def measure() -> Verdict:
+        requests = [lifted.make_request(feature, rid=f"request-{i}", seed=i) for i in range(prompts)]
+        return lifted.run(requests, release=release, **fields).verdict
+
+    return measure
 
 
-def _run(*, feature: str = "tensor", prompts: int = 1, n: int = 2, release: str = LAST, **knobs: Any) -> Run:
-    requests = [make_request(feature, rid=f"request-{i}", seed=i) for i in range(prompts)]
-    return run(requests, n=n, release=release, **knobs)
+def _host() -> Any:
+    from repro.lab import engine
+    from repro.lab.engine.host import Host
+
+    return Host(engine.environment(engine.TINY, engine.CPU))
 
 
 def _engine(**options: Any) -> Callable[[Any], Verdict]:
@@ -140,7 +152,7 @@ ROWS = (
     Row(f"a list of tensors, {BEFORE_LISTS}", NO_CRASH, _lab(feature="list", release=BEFORE_LISTS)),
     Row("a numpy array", NO_CRASH, _lab(feature="numpy")),
     Row("two prompts, n = 2", CRASH, _lab(prompts=2)),
-    Row('format="precomputed_embedding" (in .feature)', CRASH, _lab()),
+    Row('format="precomputed_embedding" (in .feature)', CRASH, None, "", "read, not run: its tensor is in .feature"),
     Row(".precomputed_embeddings", NO_CRASH, _lab(feature="precomputed_embeddings")),
     Row(f".precomputed_embeddings, {FIXED} (wrapped)", NO_CRASH, _lab(feature="precomputed_embeddings", release=FIXED)),
     Row("dist_init_addr (transport default)", NO_CRASH, _lab(transport="default")),
@@ -148,12 +160,12 @@ ROWS = (
     Row("two TP ranks, n = 1, with the barrier", NO_CRASH, _lab(n=1, ranks=2)),
     Row("two TP ranks, n = 1, without it (#21655)", CRASH, _lab(n=1, ranks=2, barrier=False, late=0.2)),
     Row(f"n = 2, {FIXED}", NO_CRASH, _lab(release=FIXED)),
-    Row("n = 2, 0.5.9, the first with the transport", CRASH, _lab(release="0.5.9")),
-    Row("n = 2, 0.5.8.post1, before the transport", NO_CRASH, _lab(release="0.5.8.post1")),
+    Row(f"n = 2, {FIRST}, the first with the transport", CRASH, _lab(release=FIRST)),
+    Row(f"n = 2, {BEFORE_TRANSPORT}, before the transport", NO_CRASH, _lab(release=BEFORE_TRANSPORT)),
     Row("two images in one prompt, n = 2 (flat list)", "refused", lambda host: _on(host, two_images_scene), "engine"),
     Row("radix cache off", CRASH, _engine(engine={"disable_radix_cache": True}, stream=False), "engine"),
     Row("stream = True", CRASH, _engine(engine={}, stream=True), "engine"),
     Row("dist_init_addr, the engine", NO_CRASH, _engine(engine={"dist_init_addr": ADDRESS}, stream=False), "engine"),
     Row("a tensor left on the GPU, or CUDA IPC", NO_CRASH, None, "", "needs a GPU"),
-    Row("dp_size > 1", CRASH, None, "", "two model replicas: FACTS.md has it from reading only"),
+    Row("dp_size > 1", CRASH, None, "", "read, not run: it takes two model replicas"),
 )

@@ -1,0 +1,79 @@
+"""The kit's temporary folders. A process that makes one holds a lock in it. So a folder of a dead process can be told
+from one in use, and the next folder that is made takes the dead ones away."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from repro.lab.refused import Refused
+
+PREFIX = "shm-kit-"
+LOCK = ".in-use"
+LONGEST = 74  # characters of a path, so that sockets in the folder stay below the 107 that Linux allows
+
+_locks: dict[Path, int] = {}
+
+
+def make(kind: str) -> Path:
+    """A new folder, `shm-kit-KIND-...`, of this process. Removes folders whose processes have died.
+
+    It is in TMPDIR, or in /tmp if the path of TMPDIR is too long for the sockets that will be in it. Raises Refused if
+    no folder can be made there.
+    """
+    place = Path(tempfile.gettempdir())
+    place = place if len(str(place)) <= LONGEST else Path("/tmp")
+    try:
+        for folder in abandoned(place):
+            shutil.rmtree(folder, ignore_errors=True)
+        made = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{kind}-", dir=place))
+        unlocked = made / "lock"
+        _locks[made] = os.open(unlocked, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(_locks[made], fcntl.LOCK_EX)
+        unlocked.rename(made / LOCK)  # only now: a lock that is there is held, or its process has died
+    except OSError as error:
+        raise Refused(f"cannot make a folder in {place} ({error.strerror})", "set TMPDIR to another folder") from None
+    return made
+
+
+def remove(folder: Path) -> None:
+    """Remove the folder and all that is in it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    if folder in _locks:
+        os.close(_locks.pop(folder))
+
+
+@contextlib.contextmanager
+def folder(kind: str) -> Iterator[Path]:
+    """A new folder while the context lasts. See `make`."""
+    made = make(kind)
+    try:
+        yield made
+    finally:
+        remove(made)
+
+
+def abandoned(place: Path) -> list[Path]:
+    """This user's folders of the kit in `place` whose processes have died: nobody holds the lock."""
+    return [path for path in sorted(place.glob(f"{PREFIX}*")) if _is_abandoned(path)]
+
+
+def _is_abandoned(path: Path) -> bool:
+    try:
+        if path.is_symlink() or path.lstat().st_uid != os.getuid():
+            return False
+        lock = os.open(path / LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:  # gone by now, or not of this kind
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(lock)

@@ -1,0 +1,69 @@
+"""What the kit's commands share with the person at the terminal: options, tables, and where a long run is."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NoReturn, TextIO
+
+from repro.lab.refused import Refused
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Raises Refused, in one line, instead of printing its usage and leaving."""
+
+    def error(self, message: str) -> NoReturn:
+        raise Refused(f"{message}; see --help")
+
+
+def count(text: str) -> int:
+    """For argparse: a whole number of 1 or more."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not valid: give a whole number of 1 or more")
+    return value
+
+
+def aligned(rows: Sequence[Sequence[object]], *, right: slice = slice(0, 0)) -> Iterator[str]:
+    """One line a row, its columns as wide as their widest cell; those of the slice `right` are aligned to the right."""
+    texts = [[str(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    to_the_right = range(len(widths))[right]
+    for row in texts:
+        cells = [
+            cell.rjust(width) if place in to_the_right else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        yield "  ".join(cells).rstrip()
+
+
+class Progress:
+    """Where a long run is: `phase(name)` shows what `says` of it, and the time since the start. See `progress`."""
+
+    def __init__(self, shown: Any, says: Mapping[str, str]) -> None:
+        self.shown, self.says = shown, says
+        self.task = shown.add_task("starting") if shown else None
+
+    def phase(self, name: str) -> None:
+        """The run has come to this phase."""
+        if self.shown:
+            self.shown.update(self.task, description=self.says.get(name, name))
+
+
+@contextmanager
+def progress(stream: TextIO, says: Mapping[str, str] | None = None) -> Iterator[Progress]:
+    """A context that shows on a terminal where the run is, in one line that is gone at the end; in a pipe, nothing."""
+    if not stream.isatty():
+        yield Progress(None, says or {})
+        return
+    from rich.console import Console
+    from rich.progress import Progress as Shown
+    from rich.progress import TextColumn, TimeElapsedColumn
+
+    columns = TimeElapsedColumn(), TextColumn("{task.description} ...", markup=False)
+    with Shown(*columns, console=Console(file=stream), transient=True) as shown:
+        yield Progress(shown, says or {})

@@ -1,0 +1,80 @@
+"""Plugs: what an experiment changes in sglang's functions, in the tokenizer's process, and nowhere else."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from repro.lab.refused import Refused
+from repro.lab.upstream.lift import Lifted
+
+MANAGERS = "sglang.srt.managers."
+NOT_LIFTED = ("sglang.srt.utils.common.kill_process_tree", "uvicorn.run")  # hooks of a server, which the lab is not
+
+Prepare = Callable[[Any], Any]
+Hook = Callable[..., Any]
+
+
+class Fix(Protocol):
+    """What can be plugged in, such as a design of `fixed.designs`. `prepare` is applied to each copied request at the
+    expansion `points` (1: the warm-up's, 2: the samples'). Each of `hooks` stands around a function of sglang: a call
+    becomes `hook(original, *arguments)`, as with sglang's own `HookType.AROUND`. The keys are full upstream paths, such
+    as `sglang.srt.managers.mm_utils.wrap_shm_features`."""
+
+    prepare: Prepare | None
+    points: Sequence[int]
+    hooks: Mapping[str, Hook]
+
+
+@dataclass(frozen=True)
+class Plug:
+    """A fix that has no more to say than what is plugged in."""
+
+    prepare: Prepare | None = None
+    points: Sequence[int] = (1, 2)
+    hooks: Mapping[str, Hook] = field(default_factory=dict)
+
+
+def as_fix(given: Fix | Prepare | None) -> Fix:
+    """A fix: itself, a function that prepares each copied request, or None for the code as released."""
+    return Plug(given) if given is None or not hasattr(given, "hooks") else given
+
+
+@contextlib.contextmanager
+def hooked(hooks: Mapping[str, Hook], modules: Mapping[str, Lifted | None], release: str) -> Iterator[None]:
+    """While the context lasts, each hook stands around its function in the lifted `modules` (name -> module). Hooks of
+    NOT_LIFTED are passed over. Raises Refused if the release has no such function."""
+    with contextlib.ExitStack() as undo:
+        for path, hook in hooks.items():
+            if path in NOT_LIFTED:
+                continue
+            module, _, place = path.removeprefix(MANAGERS).partition(".")
+            if not path.startswith(MANAGERS) or module not in modules:
+                raise Refused(f"nothing of {path} is lifted", f"hook functions of {', '.join(modules)}")
+            holder, name, original = _found(modules[module], place, release, path)
+            setattr(holder, name, around(original, hook))
+            undo.callback(setattr, holder, name, original)
+        yield
+
+
+def _found(lifted: Lifted | None, place: str, release: str, path: str) -> tuple[Any, str, Callable]:
+    """What holds the function at `place` (`function` or `Class.function`), its name there, and itself."""
+    owner, _, name = place.rpartition(".")
+    holder = lifted and (getattr(lifted.module, owner, None) if owner else lifted.module)
+    original = vars(holder).get(name) if holder else None
+    if original is None:
+        raise Refused(f"sglang {release} has no {path} to hook")
+    return holder, name, original
+
+
+def around(original: Callable, hook: Hook) -> Callable:
+    """`original` with the hook around it, as sglang's plugins do it."""
+
+    @functools.wraps(original)
+    def hooked(*arguments: Any, **named: Any) -> Any:
+        return hook(original, *arguments, **named)
+
+    return hooked

@@ -1,0 +1,140 @@
+"""One segment, many names: when the machine is short of something, and a thousand requests."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import logging
+import os
+import resource
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+from fixed.designs import ONE_SEGMENT
+from fixed.designs import one_segment_many_names as linked
+from repro.lab.lifted import Fault, run, small_shm
+from repro.lab.refused import Refused
+from tests import machine
+from tests.batches import batch
+
+
+@contextlib.contextmanager
+def links(failing_at: int, number: int, monkeypatch):
+    """`os.link` fails at that call with that errno, and from then on."""
+    real, calls = os.link, []
+
+    def link(source, target, **named):
+        calls.append(target)
+        if len(calls) >= failing_at:
+            raise OSError(number, os.strerror(number), source, None, target)
+        real(source, target, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "link", link)
+        patch.setattr(linked.Links, "work", True)
+        patch.setattr(linked, "said", set())
+        yield calls
+
+
+@pytest.mark.parametrize("failing_at", [1, 3, 7])
+def test_a_link_that_fails_half_way_leaves_nothing_and_everybody_is_answered(failing_at, monkeypatch, caplog):
+    with links(failing_at, errno.ENOSPC, monkeypatch), caplog.at_level(logging.WARNING):
+        result = run(batch(2, items=2), n=2, fix=ONE_SEGMENT)
+    assert result.faults() == []
+    assert len(result.verdict.answers) == 4
+    assert [record.message for record in caplog.records if "sent inline" in record.message]
+
+
+def test_names_that_cannot_all_be_made_are_given_back_at_once(monkeypatch):
+    """Not only when the batch is over: there was too little room already."""
+    names = [linked.new_segment(torch.arange(9))]
+    made = set(names)
+    with links(3, errno.ENOSPC, monkeypatch) as calls, pytest.raises(OSError, match="No space left"):
+        linked.add_names(names, 5)
+    made |= {path.rpartition("/")[2] for path in calls}
+    assert names == []
+    assert not made & machine.names()
+
+
+@pytest.mark.parametrize("number", linked.CANNOT_LINK)
+def test_where_links_cannot_be_made_every_send_gets_a_segment_and_it_says_so_once(number, monkeypatch, caplog):
+    with links(1, number, monkeypatch) as calls, caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            result = run(batch(2), n=3, fix=ONE_SEGMENT)
+            assert result.faults() == []
+            assert len({inode for send in result.sends for inode in send.segments}) == len(result.sends)
+    assert len(calls) == 1
+    assert [record.message for record in caplog.records if "own" in record.message and "links" in record.message] != []
+    assert len(caplog.records) == 1
+
+
+def test_as_many_names_as_a_segment_can_have(monkeypatch):
+    with links(3, errno.EMLINK, monkeypatch):
+        result = run(n=5, fix=ONE_SEGMENT)
+    assert result.faults() == []
+    assert len({inode for send in result.sends for inode in send.segments}) > 1
+
+
+def test_without_a_dev_shm_sglangs_own_code_makes_the_segments(monkeypatch):
+    monkeypatch.setattr(linked, "NAMES_ARE_FILES", False)
+    result = run(n=3, fix=ONE_SEGMENT)
+    assert result.faults() == []
+    assert all(each.startswith("/psm_") for each in result.names)
+    assert len(result.names) == 4
+    assert run(n=3, fault=Fault("fail", send=2), fix=ONE_SEGMENT).verdict.leftovers.segments == []
+
+
+def test_no_descriptor_left(monkeypatch):
+    """EMFILE, from the kernel: while the segment is made, this process may open no file."""
+    real = linked.SharedMemory
+
+    def with_no_descriptor(*arguments, **named):
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        taken = max(map(int, os.listdir("/proc/self/fd")))
+        fillers = [os.dup(0) for _ in range(taken - len(os.listdir("/proc/self/fd")) + 2)]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(fillers, default=taken) + 1, hard))
+        try:
+            return real(*arguments, **named)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            for filler in fillers:
+                os.close(filler)
+
+    monkeypatch.setattr(linked, "SharedMemory", with_no_descriptor)
+    monkeypatch.setattr(linked, "said", set())
+    result = run(n=3, fix=ONE_SEGMENT)
+    assert [event.errno for event in result.events if event.what == "create failed"] == 4 * [errno.EMFILE]
+    assert result.faults() == []
+    assert len(result.verdict.answers) == 3
+
+
+@pytest.mark.long
+def test_no_room_left():
+    """ENOSPC, from the kernel: a feature that is larger than all of /dev/shm goes inline. (Upstream's fix dies of
+    SIGBUS where there is too little room: a column of the clinic's table.)"""
+    try:
+        verdict = small_shm.lab(
+            ["--n", "2", "--size", "672", "--fix", ONE_SEGMENT.name], mebibytes=8, module="fixed.lab"
+        )
+    except Refused as refusal:
+        pytest.skip(str(refusal))
+    assert (verdict.outcome, len(verdict.answers)) == ("survived", 2)
+    assert verdict.leftovers.segments == []
+
+
+@pytest.mark.long
+def test_a_thousand_requests_one_in_ten_killed():
+    """n = 8, sizes mixed, with no help from the lab's sweep: nothing wrong, nothing left, memory flat."""
+    before = machine.names()
+    with ThreadPoolExecutor(2) as two:  # two tokenizers with a scheduler each
+        ended = list(two.map(lambda seed: machine.command("-m", "tests.endurance", 500, seed), (1, 2)))
+    assert [each.returncode for each in ended] == [0, 0], [each.stderr[-2000:] for each in ended]
+    for told in (json.loads(each.stdout) for each in ended):
+        assert (told["requests"], told["killed"]) == (500, 50)
+        assert told["wrong"] == []
+        assert told["descriptors"][1] <= told["descriptors"][0] + 2
+        assert told["megabytes"][1] <= told["megabytes"][0] * 1.1 + 10
+    assert machine.left_since(before) == set()
