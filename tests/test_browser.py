@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import secrets
 import shutil
@@ -14,12 +13,9 @@ import urllib.request
 import pytest
 
 from tests import machine
+from tests.browser import CHROMIUM, FLAGS, needed
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None and not os.environ.get("CI"), reason="no chromium here: apt-get install chromium"
-)
+pytestmark = needed
 IDLE = "document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status === 'idle'"
 WRONG = "def prepare(request):\n    import copy\n    return copy.copy(request)"
 RIGHT = (

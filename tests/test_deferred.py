@@ -7,7 +7,7 @@ import json
 import pytest
 
 from repro.lab import engine
-from repro.lab.engine import deferred
+from repro.lab.engine import boot, deferred
 from tests import machine
 
 PACKAGE = {
@@ -109,8 +109,8 @@ def test_only_what_the_tiny_model_does_not_need_is_put_off():
     environment = engine.environment("tiny", engine.CPU)
     names = environment[deferred.NAMES].split(",")
     assert names[:2] == list(deferred.UNUSED)
-    assert f"{engine.PROCESSORS}.clip" in names
-    assert f"{engine.PROCESSORS}.qwen_vl" not in names
+    assert f"{boot.PROCESSORS}.clip" in names
+    assert f"{boot.PROCESSORS}.qwen_vl" not in names
     assert engine.environment("org/other", engine.CPU)[deferred.NAMES].split(",") == list(deferred.UNUSED)
 
 

@@ -69,8 +69,10 @@ def test_diff_command():
     assert patch.returncode == 0, patch.stdout
 
 
-def test_diff_without_sglang_is_that_of_the_last_affected_release(tmp_path):
+@pytest.mark.network
+def test_diff_without_sglang_is_that_of_the_last_affected_release(tmp_path, monkeypatch):
     """With its wheel in the cache, nothing of it has to be installed."""
+    monkeypatch.setattr(source, "installed_version", lambda: None)
     source.read("0.5.12.post1", source.TOKENIZER_MANAGER)
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "bare"], check=True)
     run = machine.command("-m", "fixed.detach", "--diff", python=str(tmp_path / "bare" / "bin" / "python"))
