@@ -16,7 +16,7 @@ import pytest
 
 from repro.lab import pictures
 from repro.lab.evidence.recorder import Event
-from repro.lab.pictures import objects_svg
+from repro.lab.pictures import dot
 from repro.lab.pictures.lanes import rows
 from repro.lab.refused import Refused
 
@@ -358,7 +358,7 @@ def test_the_wheel_is_the_dot_that_is_used():
 
 
 def test_else_the_one_on_the_path(no_wheel, monkeypatch, tmp_path):
-    (tmp_path / "dot").write_text(f"#!{sys.executable}\n{objects_svg.WHEEL}")
+    (tmp_path / "dot").write_text(f"#!{sys.executable}\n{dot.WHEEL}")
     (tmp_path / "dot").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert pictures.dot_path() == str(tmp_path / "dot")

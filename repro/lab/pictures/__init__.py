@@ -5,9 +5,10 @@ the same, byte for byte, from run to run; black on white (also in a dark page), 
 and readable without eyes: role=img, <title>, and the text as <desc>.
 """
 
+from repro.lab.pictures.dot import path as dot_path
 from repro.lab.pictures.lanes import text as lanes_text
 from repro.lab.pictures.lanes_svg import lanes
 from repro.lab.pictures.objects import text as graph_text
-from repro.lab.pictures.objects_svg import dot_path, graph
+from repro.lab.pictures.objects_svg import graph
 
 __all__ = ["dot_path", "graph", "graph_text", "lanes", "lanes_text"]

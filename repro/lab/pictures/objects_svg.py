@@ -2,26 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import re
-import shutil
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from xml.sax.saxutils import escape
 
+from repro.lab.pictures import dot
 from repro.lab.pictures.objects import Box, Reader, text
-from repro.lab.pictures.svg import EDGE, MONO, document, lines
-from repro.lab.refused import Refused
+from repro.lab.pictures.svg import document, lines
 
-SCALE = 1.15  # of dot's picture: its letters are then as large as the others
-NO_DOT = "no dot on this machine; `pip install 'pygraphviz>=2'` brings one, without root"
-WHEEL = (  # the wheel has dot as a library: in a process of its own, it cannot take this one down with it
-    "import sys, pygraphviz; graph = pygraphviz.AGraph(string=sys.stdin.buffer.read().decode()); "
-    "sys.stdout.buffer.write(graph.draw(format='svg', prog='dot'))"
-)
 STYLE = """digraph {{
   rankdir={direction} ranksep=0.35 nodesep=0.25 bgcolor=transparent
   node [shape=plaintext fontname=Courier fontsize=12.5]
@@ -36,36 +23,23 @@ def graph(roots: Mapping[str, object], *, mutated: object | None = None, title: 
     drawn once however many point to it, the `mutated` one in a double border. Without dot it shows the text and says
     so. Raises Refused if dot fails."""
     described = text(roots, mutated)
-    if dot_path() is None:
-        drawn = lines([*described.splitlines(), "", f"(as text: {NO_DOT})"])
+    if dot.path() is None:
+        drawn = lines([*described.splitlines(), "", f"(as text: {dot.NONE})"])
     else:
-        width, height, inner = _drawing(roots, mutated)
-        inner = f'<g transform="translate({EDGE} 4) scale({SCALE})" font-family="{MONO}">\n{inner}\n</g>'
-        drawn = width * SCALE + 2 * EDGE, height * SCALE + 4 + EDGE, inner
+        drawn = dot.drawing(_source(roots, mutated))
     return document(title or "which object points to which", described, *drawn)
 
 
-def dot_path() -> str | None:
-    """Where the dot is that draws: in pygraphviz's wheel, else on PATH; None if there is none."""
-    wheel = importlib.util.find_spec("pygraphviz")
-    return wheel.origin if wheel else shutil.which("dot")
-
-
-def _drawing(roots: Mapping[str, object], mutated: object | None) -> tuple[float, float, str]:
-    """Width, height and inner SVG of the graph."""
+def _source(roots: Mapping[str, object], mutated: object | None) -> str:
+    """The graph in dot's language."""
     reader = Reader(mutated)
     root = reader.roots(roots)
     boxes = [root, *(box for box, _ in reader.boxes.values())] if root.fields else [root]
-    svg = _run_dot("\n".join(_dot(boxes, upright=len(root.fields) > 4)))  # many side by side would be too wide
-    width, height = (float(side) for side in re.search(r'viewBox="\S+ \S+ (\S+) (\S+)"', svg).groups())
-    inner = svg[svg.index("<g ") : svg.rindex("</svg>")]
-    for noise in (r"<!--.*?-->\n?", r"<title>.*?</title>\n?", r' (?:id|class|font-family)="[^"]*"'):
-        inner = re.sub(noise, "", inner, flags=re.DOTALL)
-    return width, height, inner.rstrip()
+    return "\n".join(_statements(boxes, upright=len(root.fields) > 4))  # many side by side would be too wide
 
 
-def _dot(boxes: list[Box], *, upright: bool) -> Iterator[str]:
-    """The graph in dot's language. With `upright`, tables stand one beside the other, from left to right."""
+def _statements(boxes: list[Box], *, upright: bool) -> Iterator[str]:
+    """With `upright`, tables stand one beside the other, from left to right."""
     numbers = {id(box): number for number, box in enumerate(boxes)}
     yield STYLE.format(direction="LR" if upright else "TB")
     yield from (f"  n{numbers[id(box)]} [label=<{_table(box, upright)}>]" for box in boxes)
@@ -100,18 +74,3 @@ def _key(key: str) -> str:
 
 def _value(place: int, target: Box | str) -> str:
     return f'<TD PORT="ref{place}"> </TD>' if isinstance(target, Box) else f"<TD> {escape(target)} </TD>"
-
-
-def _run_dot(source: str) -> str:
-    """The SVG of that graph. Raises Refused with dot's last words."""
-    path = dot_path()
-    command = [sys.executable, "-c", WHEEL] if importlib.util.find_spec("pygraphviz") else [path, "-Tsvg"]
-    with tempfile.NamedTemporaryFile("w", suffix=".conf", encoding="utf-8") as fonts:
-        fonts.write("<fontconfig></fontconfig>")  # without fonts, letters are as wide on every machine
-        fonts.flush()
-        env = {**os.environ, "FONTCONFIG_FILE": fonts.name}
-        done = subprocess.run(command, input=source, capture_output=True, encoding="utf-8", env=env, timeout=60)
-    if done.returncode or "<svg" not in done.stdout:
-        last = (done.stderr.strip().splitlines() or ["nothing said"])[-1]
-        raise Refused(f"{path} drew nothing ({last})", "`pip install 'pygraphviz>=2'` brings one that does")
-    return done.stdout
