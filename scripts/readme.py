@@ -1,4 +1,4 @@
-"""Run the commands whose output README.md shows, and write what they print into it.
+"""Run the commands whose output README.md and the pages in docs show, and write what they print into them.
 
 A block stands between `<!-- output of COMMAND -->` and `<!-- end -->`.
 """
@@ -37,10 +37,15 @@ def output_of(command: str) -> str:
     return subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
 
+def pages() -> list[Path]:
+    """README.md and the pages in docs."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
 def main() -> None:
-    """Refresh README.md in place: `python -m scripts.readme [PART OF A COMMAND]`."""
-    path = ROOT / "README.md"
-    path.write_text(refreshed(path.read_text(), *sys.argv[1:2]))
+    """Refresh the pages in place: `python -m scripts.readme [PART OF A COMMAND]`."""
+    for page in pages():
+        page.write_text(refreshed(page.read_text(encoding="utf-8"), *sys.argv[1:2]), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The clinic's command: its table is README's, its rows are complete, its goals are counted right. What it finds of
+"""The clinic's command: its table is its page's, its rows are complete, its goals are counted right. What it finds of
 each design is held by `tests/test_designs.py`. How long anything takes is held by nobody: this machine is not
 alone."""
 
@@ -27,14 +27,14 @@ from repro.lab.teaching import transcript
 from scripts import readme
 from tests import machine
 
-README = (machine.ROOT / "README.md").read_text()
+PAGE = (machine.ROOT / "docs" / "clinic.md").read_text(encoding="utf-8")
 COMMAND = "python -m fixed.clinic --chart notebooks/pictures/clinic.svg"
 FIELDS = "design n size correct crashed leaked dispatch_ms floor_ms bytes_copied shm_peak_bytes feature_bytes".split()
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """README's command with less to price: neither n nor the size changes what is right, or left, or too much."""
+    """The page's command with less to price: neither n nor the size changes what is right, or left, or too much."""
     drawing = tmp_path_factory.mktemp("chart") / "clinic.svg"
     run = machine.command("-m", "fixed.clinic", "--n", 2, 8, "--size", 56, 112, "--chart", drawing)
     return run, drawing.read_text()
@@ -50,11 +50,11 @@ def rows():
     return json.loads(printed.getvalue())
 
 
-def test_readme_shows_what_it_prints(whole):
+def test_the_page_shows_what_it_prints(whole):
     """The table of what is right and what is left, word by word; the prices' rows, and the goals, by their names."""
     run, _ = whole
     assert (run.returncode, run.stderr) == (0, "")
-    shown, now = (told.split("\n\n") for told in (readme.blocks(README)[COMMAND], run.stdout))
+    shown, now = (told.split("\n\n") for told in (readme.blocks(PAGE)[COMMAND], run.stdout))
     health, prices, *goals = (transcript.without_measurements(part) for part in shown)
     assert health == transcript.without_measurements(now[0])
     assert prices.splitlines()[0] == transcript.without_measurements(now[1]).splitlines()[0]
@@ -80,7 +80,7 @@ def test_only_the_linked_design_leaves_nothing_and_needs_little_room(whole):
 
 
 def test_a_stale_table_is_noticed():
-    shown = readme.blocks(README)[COMMAND]
+    shown = readme.blocks(PAGE)[COMMAND]
     for old, new in [("SIGBUS", "8 answers"), ("crash", "yes"), ("one_segment_many_names", "two_segments")]:
         assert transcript.without_measurements(shown.replace(old, new)) != transcript.without_measurements(shown)
 
