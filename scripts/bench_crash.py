@@ -1,7 +1,7 @@
 """What an engine costs in the kit, over a bare script that starts the same engine as sglang does. Ratios of one run.
 
 `python -m scripts.bench_crash [--rounds N] [--switches]`. The bare script is a dozen lines: it starts the same engine
-with the same arguments, its processes spawned, and dies of the same request; no guard, no recorder, no verdict. All
+with the same arguments, its processes spawned, and dies of the same request; no warden, no recorder, no verdict. All
 are measured in turn, round by round, so that all see the same machine. `--switches` leaves out, in the bare script,
 one switch of the boot after the other.
 """

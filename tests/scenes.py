@@ -1,4 +1,4 @@
-"""What the tests let a guarded child do. Each takes the scene's arguments and returns JSON."""
+"""What the tests let a child under a warden do. Each takes the scene's arguments and returns JSON."""
 
 from __future__ import annotations
 

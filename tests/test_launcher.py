@@ -1,4 +1,4 @@
-"""Whatever the child does, the guard comes back with a verdict and leaves nothing."""
+"""Whatever the child does, the launcher comes back with a verdict and leaves nothing."""
 
 from __future__ import annotations
 

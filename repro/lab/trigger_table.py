@@ -112,7 +112,7 @@ def _on(host: Any, scene: Callable[[Namespace], Any], **arguments: Any) -> Verdi
 
 
 def engine_scene(arguments: Namespace) -> list[str]:
-    """In a guarded child: one image and n = 2, with `arguments.engine` for the engine and `arguments.stream`."""
+    """In a child under a warden: one image and n = 2, with `arguments.engine` for the engine and `arguments.stream`."""
     from PIL import Image
 
     from repro.lab import engine
@@ -128,7 +128,7 @@ def engine_scene(arguments: Namespace) -> list[str]:
 
 
 def two_images_scene(arguments: Namespace) -> list[str]:
-    """In a guarded child: what sglang makes of one prompt with two images and n = 2, before anything is sent."""
+    """In a child under a warden: what sglang makes of one prompt with two images and n = 2, before anything is sent."""
     from repro.lab.evidence.recorder import note
 
     note("phase", phase="import")

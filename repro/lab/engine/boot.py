@@ -61,7 +61,7 @@ def arguments(model: str, device: Device) -> dict[str, Any]:
 
 def start(model: str, name: str, **more: Any) -> Any:
     """A running `sglang.Engine` on the device of that name, with `more` arguments if there are any. To be called in a
-    child only (see `guard`): if its scheduler dies, sglang kills the calling process and everything below it."""
+    child only (see `launcher`): if its scheduler dies, sglang kills the calling process and everything below it."""
     note("phase", phase="model")
     builder = tiny_vlm.builder() if model == TINY else None  # builds while this process imports
     note("phase", phase="import")
