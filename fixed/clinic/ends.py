@@ -38,8 +38,9 @@ SLOW = ["--ranks", "2", "--late", "0.1"]  # consumers that take their time, as a
 
 
 def leaked(ending: str, designs: Sequence[Design] = ALL) -> dict[str, int]:
-    """How many names each design leaves when the tokenizer ends so, by the design's name. They are removed. Designs
-    that stand around `kill_process_tree` end by themselves: they may not tidy up for others."""
+    """How many names each design leaves when the tokenizer ends so, by the design's name. The names are removed.
+    Designs that stand around `kill_process_tree` run in a process of their own, because this hook would also remove
+    the names of other designs."""
     tidy = [design.name for design in designs if KILL in design.hooks]
     others = [design.name for design in designs if design.name not in tidy]
     with ThreadPoolExecutor(2) as two:

@@ -1,18 +1,18 @@
 """An owner table: the tokenizer owns the segments, counts who still needs them, and frees them. For its lesson.
 
-One segment for all sends, and no link: all name the same file, and nobody but the owner unlinks it. sglang's
-scheduler unlinks whatever pointer it is sent, so it is sent none: what is pickled restores itself, by PyTorch's own
-`from_file`, to a tensor that is mapped privately. So the scheduler's code need not be touched; and right there the
-lesson begins.
+There is one segment for all sends, and there are no links. All sends name the same file, and only the owner unlinks
+the file. sglang's scheduler unlinks every pointer that the scheduler receives. So this design sends no pointer: the
+message restores itself, by PyTorch's own `from_file`, to a tensor that is mapped privately. The scheduler's code stays
+as it is, and here the lesson begins.
 
-**What it would need** is an answer to "has everybody opened it?" for every way in which a batch can end. After
-success it is known: every sample has been answered. After an exception, or when the client goes away, it is not: to
-free then would kill the scheduler, which may be about to open the file (from 0.5.20 on: fail a request); not to free
-is a leak, and it is what is done here. Upstream's attempts (#23685, and a fork's `ShmOwnerTable`) add what is
-missing: consumers that acknowledge, aborted requests included. It would also need a broadcast that knows such
-tensors: here, rank 0 sends the pixels themselves to the other tensor-parallel ranks, which #21465 had got rid of. The
-link count of `one_segment_many_names` is the same table, kept by the kernel, where a consumer acknowledges by
-unlinking.
+**What the owner would need** is an answer to "has everybody opened the file?" for every way in which a batch can end.
+After success the owner knows: every sample has been answered. After an exception, or when the client goes away, the
+owner does not know. If the owner freed the segment then, the scheduler might be about to open the file, and would die
+(from 0.5.19 on: would fail a request). If the owner does not free the segment, the segment is leaked. This design
+leaks. Upstream's attempts (#23685, and a fork's `ShmOwnerTable`) add what is missing: consumers that acknowledge,
+also for aborted requests. The design would also need a broadcast that knows such tensors: here, rank 0 sends the
+pixels themselves to the other tensor-parallel ranks, and #21465 had removed that. The link count of
+`one_segment_many_names` is the same table, kept by the kernel. There, a consumer acknowledges by unlinking.
 """
 
 from __future__ import annotations

@@ -132,8 +132,8 @@ def note(found: list[Row], order: Order) -> list[str]:
 
 
 def _ordered(events: list[Any], order: Order) -> list[Any]:
-    """In order of time; or send by send, which is one of the orders that could have been and the same in every run,
-    where that leaves the order of what happened to each name as it was."""
+    """The events by time, or grouped by send. Grouping gives the same picture in every run. Grouping is used only if
+    the events of each single name keep their order; otherwise the events are sorted by time."""
     timed = sorted(events, key=lambda event: event.at)
     if order == "time":
         return timed

@@ -33,7 +33,7 @@ CHANCE = (  # in this order
 MEASURED = (
     Rule(r"\b\d+\.\d+\b(?!\.)", "_", "a fraction was measured"),
     Rule(r"\b\d+(?= us\b| bytes\b)", "_", "so was a count of microseconds or bytes"),
-    Rule(r"(?<=\b1/)\d+", "_", "and how often one goes into the other"),
+    Rule(r"(?<=\b1/)\d+", "_", "a ratio was measured"),
     Rule(r"\breached\b|\bMISSED\b", "_", "and so whether a goal was reached"),
     Rule(r" +", " ", "the width of a column"),
 )
