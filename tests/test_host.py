@@ -15,7 +15,7 @@ from repro.lab import engine
 from repro.lab.engine import deferred, launcher
 from repro.lab.engine.host import Host
 from repro.lab.refused import Refused
-from tests import machine, scenes
+from tests import driver, machine, scenes
 
 pytestmark = pytest.mark.engine
 ENVIRONMENT = engine.environment("tiny", engine.CPU)
@@ -103,3 +103,14 @@ def test_scripts_that_fail_end_the_list():
     run = machine.command("-m", "repro.lab.engine.host", "repro/crash.py --n 0", "fixed/crash.py")
     assert run.returncode == 2
     assert "fixed/crash.py" not in run.stdout
+
+
+@pytest.mark.fail_to_pass
+def test_the_demo_keeps_its_promises_on_a_machine_with_a_driver(tmp_path):
+    """Most people who run sglang have a GPU machine, and `make demo` installs the CPU's environment there."""
+    gpu = driver.fake(tmp_path)
+    run = machine.command("-m", "repro.lab.engine.host", "repro/crash.py", "fixed/crash.py", **gpu)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.count(", cpu, model tiny, processes by fork\n") == 2
+    assert run.stdout.count(" as promised\n") == 2
+    assert "a GPU answers, but this environment has no sgl_kernel" in run.stderr
