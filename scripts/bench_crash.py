@@ -22,7 +22,6 @@ from pathlib import Path
 from repro.crash import scene
 from repro.lab import engine
 from repro.lab.engine import launcher
-from repro.lab.engine.command import PROMPT
 from repro.lab.engine.host import Host
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -90,7 +89,7 @@ def without(switch: tuple[str, str], arguments: dict, environment: dict[str, str
 
 def second_engine(host: Host) -> float:
     """Seconds of the crash on a host that has booted an engine before."""
-    arguments = Namespace(n=2, image=None, prompt=PROMPT, model=engine.TINY, device="cpu")
+    arguments = Namespace(n=2, image=None, prompt=engine.PROMPT, model=engine.TINY, device="cpu")
     began = time.perf_counter()
     verdict = launcher.run(scene, arguments, environment=engine.environment(engine.TINY, engine.CPU), on=host)
     assert verdict.is_the_crash(), verdict

@@ -125,3 +125,9 @@ def test_an_interrupted_set_up_is_resumed(tmp_path):
     lines = len(log.read_text().splitlines())
     subprocess.run(["make", "setup"], cwd=tmp_path, capture_output=True, check=True)
     assert len(log.read_text().splitlines()) == lines
+
+
+@pytest.mark.parametrize("script", ["bench_crash", "bench_lab", "notebooks"])
+def test_a_script_that_is_run_by_hand_can_still_be_started(script):
+    run = machine.command("-m", f"scripts.{script}", "--help")
+    assert (run.returncode, run.stderr) == (0, "")

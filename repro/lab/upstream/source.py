@@ -64,6 +64,7 @@ def read(release: str, file: str) -> Source:
     return Source(release, path, path.read_text(encoding="utf-8"))
 
 
+@functools.cache  # its metadata is a file of forty kilobytes
 def installed_version() -> str | None:
     """The version of the sglang of this Python, which is not imported; None if there is none."""
     try:
