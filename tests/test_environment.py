@@ -11,6 +11,7 @@ from importlib.metadata import packages_distributions
 import pytest
 import yaml
 
+from scripts import as_conda
 from tests import machine
 
 LOCKS = sorted((machine.ROOT / "requirements").glob("*.lock"))
@@ -42,7 +43,7 @@ def imported() -> set[str]:
 
 def test_every_import_is_in_a_lock():
     distributions = packages_distributions()
-    standin = {"sgl_kernel", "_posixshmem"}  # has a stand-in; is a part of CPython
+    standin = {"sgl_kernel", "_posixshmem", "pip"}  # has a stand-in; is a part of CPython; is in every environment
     missing = [
         name for name in imported() - standin if not {normal(d) for d in distributions[name]} & pinned("cpu", "tools")
     ]
@@ -82,46 +83,30 @@ def test_what_is_installed_is_what_is_locked():
 
 
 def test_environment_yml_names_what_exists():
-    environment = yaml.safe_load((machine.ROOT / "environment.yml").read_text())
+    text = (machine.ROOT / "environment.yml").read_text(encoding="utf-8")
+    environment = yaml.safe_load(text)
     assert environment["channels"] == ["conda-forge", "nodefaults"]
     conda = [entry for entry in environment["dependencies"] if isinstance(entry, str)]
     assert {entry.partition("=")[0] for entry in conda} == {"python", "pip", "graphviz"}
     python = next(entry for entry in conda if entry.startswith("python="))
     assert (3, 10) <= tuple(map(int, python.partition("=")[2].split("."))) <= (3, 13)
     (pip,) = (entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
-    assert pip == ["-r requirements/gpu.lock"]
+    assert pip == as_conda.pips_part(text) == ["-r requirements/gpu.lock"]
     assert (machine.ROOT / "requirements/gpu.lock").is_file()
 
 
 def test_make_alone_prints_the_targets():
     run = subprocess.run(["make"], cwd=machine.ROOT, capture_output=True, text=True, check=True)
     targets = {line.split()[0] for line in run.stdout.splitlines()}
-    assert {"demo", "test", "lock", "clean"} <= targets
+    assert {"setup", "demo", "gpu", "test", "check", "lab", "lock", "clean"} <= targets
 
 
 def test_a_whole_environment_is_not_set_up_again():
     run = subprocess.run(["make", "--dry-run", "setup"], cwd=machine.ROOT, capture_output=True, text=True, check=True)
-    assert "install" not in run.stdout
+    assert "set_up" not in run.stdout
 
 
-def test_an_interrupted_set_up_is_resumed(tmp_path):
-    """Without the stamp the environment is not taken for a whole one; what may be half written is written again."""
-    (tmp_path / "requirements").mkdir()
-    for file in ("Makefile", "pyproject.toml", "requirements/cpu.lock", "requirements/tools.lock"):
-        (tmp_path / file).write_bytes((machine.ROOT / file).read_bytes())
-    log = tmp_path / "log"
-    uv = tmp_path / ".venv/bin/uv"
-    uv.parent.mkdir(parents=True)
-    uv.write_text(f'#!/bin/sh\necho "$@" >> {log}\ntest ! -e {tmp_path}/break\n')
-    uv.chmod(0o755)
-    (tmp_path / "break").touch()
-    assert subprocess.run(["make", "setup"], cwd=tmp_path, capture_output=True).returncode != 0
-    assert "--reinstall" not in log.read_text()
-    assert not (tmp_path / ".venv/.whole").exists()
-    (tmp_path / "break").unlink()
-    subprocess.run(["make", "setup"], cwd=tmp_path, capture_output=True, check=True)
-    assert "--reinstall" in log.read_text()
-    assert (tmp_path / ".venv/.whole").exists()
-    lines = len(log.read_text().splitlines())
-    subprocess.run(["make", "setup"], cwd=tmp_path, capture_output=True, check=True)
-    assert len(log.read_text().splitlines()) == lines
+@pytest.mark.parametrize("target", ["setup", "gpu"])
+def test_one_that_is_not_whole_is_set_up(target):
+    run = subprocess.run(["make", "-Bn", target], cwd=machine.ROOT, capture_output=True, text=True, check=True)
+    assert "scripts/set_up.py" in run.stdout
