@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import shutil
 import subprocess
 import sys
 from importlib.metadata import packages_distributions
@@ -12,7 +13,7 @@ import pytest
 import yaml
 
 from scripts import as_conda
-from tests import machine
+from tests import machine, texts
 
 LOCKS = sorted((machine.ROOT / "requirements").glob("*.lock"))
 OURS = {"repro", "fixed", "tests", "scripts"}
@@ -110,3 +111,52 @@ def test_a_whole_environment_is_not_set_up_again():
 def test_one_that_is_not_whole_is_set_up(target):
     run = subprocess.run(["make", "-Bn", target], cwd=machine.ROOT, capture_output=True, text=True, check=True)
     assert "scripts/set_up.py" in run.stdout
+
+
+@pytest.mark.parametrize("folder", sorted(OURS))
+def test_every_text_names_its_encoding(folder):
+    """Else a text with an umlaut is read in whatever encoding the user's locale has."""
+    for path in (machine.ROOT / folder).rglob("*.py"):
+        lines = [call.lineno for call in texts.unnamed(ast.parse(path.read_text(encoding="utf-8")))]
+        assert lines == [], f"{path.relative_to(machine.ROOT)}: say encoding='utf-8'"
+
+
+@pytest.mark.parametrize(
+    ("call", "named"),
+    [
+        ("open(path)", False),
+        ("open(path, 'w')", False),
+        ("open(path, 'rb')", True),
+        ("open(path, encoding='utf-8')", True),
+        ("os.open(path, 0)", True),
+        ("path.read_text()", False),
+        ("found.read_text('METADATA')", True),
+        ("path.write_text(text)", False),
+        ("NamedTemporaryFile(dir=folder)", True),
+        ("NamedTemporaryFile('w', dir=folder)", False),
+        ("run(words, text=True)", False),
+        ("Request(text='two')", True),
+    ],
+)
+def test_such_a_text_is_seen(call, named):
+    assert (list(texts.unnamed(ast.parse(call))) == []) == named
+
+
+def test_both_projects_have_the_license_that_lies_here():
+    assert "Version 2.0, January 2004" in (machine.ROOT / "LICENSE").read_text(encoding="utf-8")
+    for project in ("pyproject.toml", "fixed/hotfix/pyproject.toml"):
+        assert '\nlicense = "Apache-2.0"\n' in (machine.ROOT / project).read_text(encoding="utf-8")
+
+
+def test_the_checksums_are_part_of_the_package(tmp_path):
+    """They are among what setuptools would put into a wheel. It is asked in a copy, where no earlier build has left
+    its lists."""
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(machine.ROOT / name, tmp_path)
+    shutil.copytree(machine.ROOT / "repro", tmp_path / "repro")
+    ask = "import setuptools.dist as d; it = d.Distribution({'script_name': '-'}); it.parse_config_files(); "
+    ask += "build = it.get_command_obj('build_py'); build.ensure_finalized(); print(build.data_files)"
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", ask], cwd=tmp_path, capture_output=True, encoding="utf-8"
+    )
+    assert "releases.sha256" in run.stdout, run.stderr
