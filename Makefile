@@ -35,7 +35,7 @@ check: $(WHOLE) tidy ## prove what needs no engine, no browser and no long run: 
 
 tidy: $(WHOLE)
 	$(BIN)/ruff check
-	$(BIN)/codespell README.md Makefile notebooks repro fixed tests scripts --ignore-words-list whats --skip "*.svg,*/.ipynb_checkpoints/*"
+	$(BIN)/codespell *.md docs Makefile Dockerfile .github notebooks repro fixed tests scripts --ignore-words-list whats --skip "*.svg,*/.ipynb_checkpoints/*"
 
 lab: $(WHOLE) ## open JupyterLab at the notebooks
 	$(BIN)/jupyter lab --notebook-dir notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
