@@ -23,7 +23,7 @@ setup: $(WHOLE) ## make .venv with everything that is locked
 demo: $(WHOLE) ## see sglang 0.5.12.post1 die of one image with n = 2, then see it answer with the fix
 	$(BIN)/python -m repro.lab.engine.host repro/crash.py fixed/crash.py
 
-gpu: $(WHOLE_GPU) ## the same two runs with all of sglang's dependencies (9.5 GB), on the GPU if one answers
+gpu: $(WHOLE_GPU) ## the same two runs with all of sglang's dependencies (9.2 GB), on the GPU if one answers
 	.venv-gpu/bin/python repro/crash.py
 	.venv-gpu/bin/python fixed/crash.py
 

@@ -32,6 +32,7 @@ from repro.lab.refused import Refused
 INSTALLER = "installer.lock"
 MACHINES = ("x86_64", "aarch64")  # for which sglang has wheels
 GLIBC = (2, 34)  # which those wheels need
+BITS, LINE = 8e9, 100e6  # in a gigabyte; a second, on a usual line
 WHOLE = ".whole"  # touched last: without it, an environment is not taken for a whole one
 UNFINISHED = ".unfinished"  # there while packages are installed
 
@@ -44,8 +45,7 @@ class Kind:
     folder: str
     locks: dict[str, str]
     gigabytes: float  # on the disk, measured with du
-    downloaded: float  # gigabytes, measured at the network interface
-    minutes: str
+    downloaded: float  # gigabytes the first time, measured at the network interface
     afterwards: str
 
 
@@ -54,17 +54,15 @@ CPU = Kind(
     folder=".venv",
     locks={"cpu.lock": "sglang and torch", "tools.lock": "JupyterLab and the tools"},
     gigabytes=5.3,
-    downloaded=2.9,
-    minutes="1 to 5",
+    downloaded=2.0,
     afterwards="`make demo` shows the crash and the fix, `make lab` opens the notebooks",
 )
 GPU = Kind(
     target="make gpu",
     folder=".venv-gpu",
     locks={"gpu.lock": "sglang with all of its dependencies, and the tools"},
-    gigabytes=9.5,
-    downloaded=4.8,
-    minutes="2 to 10",
+    gigabytes=9.2,
+    downloaded=3.2,
     afterwards="`.venv-gpu/bin/python repro/crash.py` uses a GPU if one answers",
 )
 
@@ -203,10 +201,11 @@ class SetUp:
 
     def bring_uv(self) -> None:
         """Make the environment, if it has no pip yet, and install uv in it, by its hash."""
+        kind = self.kind
         tell(
-            self.kind,
-            f"{self.folder.name} gets {self.kind.gigabytes} GB; what is not in uv's cache is downloaded, "
-            f"{self.kind.downloaded} GB the first time; this takes {self.kind.minutes} minutes on a fast line",
+            kind,
+            f"{kind.folder} gets {kind.gigabytes} GB. The first time, {kind.downloaded} GB are downloaded: "
+            f"{kind.downloaded * BITS / LINE / 60:.0f} minutes at 100 Mbit/s. From uv's cache it takes 10 to 60 s",
         )
         if not self.answers(self.python, "-I", "-m", "pip", "--version"):
             tell(self.kind, f"a new environment in {self.folder.name}")
