@@ -47,7 +47,8 @@ book: $(WHOLE) ## export the notebooks to build/book/index.html, which opens wit
 	$(BIN)/python -m scripts.notebooks --book build/book
 
 doctor: ## say what is wrong with this machine, and the exact remedy
-	@$$(test -x $(BIN)/python && echo $(BIN)/python || echo $(PYTHON)) -m repro.lab.doctor
+	@for python in $(BIN)/python .venv-gpu/bin/python $(PYTHON); do \
+		command -v $$python >/dev/null && exec $$python -m repro.lab.doctor; done
 
 readme: $(WHOLE) ## write the commands' true output into README.md, and draw its pictures
 	$(BIN)/python -m scripts.pictures

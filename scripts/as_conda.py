@@ -1,14 +1,15 @@
 """Try the conda environment where there is no conda: `python3.12 -m scripts.as_conda FOLDER`.
 
 It makes a clean environment in FOLDER of the Python that runs it, calls pip there as conda does for the `pip:` part of
-environment.yml, and runs README's line that brings the kit. Then it runs the doctor, the crash and every notebook, from
-a folder elsewhere. One line a step, with its seconds. The standard library is enough. What is not tried in this way:
+environment.yml, and runs README's line that brings the kit. Then it runs the doctor, the crash and a copy of every
+notebook in a folder elsewhere. One line a step, with its seconds. The standard library is enough. What is not tried in this way:
 conda itself, and what it brings besides (python, pip, graphviz).
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -21,7 +22,7 @@ from repro.lab.places import ROOT
 FILE = ROOT / "environment.yml"
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 LAST = 40  # lines of a failed step that are shown
-EXECUTE = ("-m", "nbconvert", "--log-level", "ERROR", "--to", "notebook", "--execute", "--output-dir")
+EXECUTE = ("-m", "nbconvert", "--log-level", "ERROR", "--to", "notebook", "--execute", "--inplace")
 
 
 def main() -> int:
@@ -36,7 +37,7 @@ def main() -> int:
         done = [
             step("doctor", python, "-m", "repro.lab.doctor", folder=elsewhere),
             step("repro/crash.py", python, ROOT / "repro" / "crash.py", folder=elsewhere),
-            *(step(path.name, python, *EXECUTE, elsewhere, path, folder=elsewhere) for path in NOTEBOOKS),
+            *(step(path.name, python, *EXECUTE, shutil.copy(path, elsewhere), folder=elsewhere) for path in NOTEBOOKS),
         ]
     return int(not all(done))
 
