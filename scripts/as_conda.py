@@ -2,8 +2,8 @@
 
 It makes a clean environment in FOLDER of the Python that runs it, calls pip there as conda does for the `pip:` part of
 environment.yml, and runs README's line that brings the kit. Then it runs the doctor, the crash and a copy of every
-notebook in a folder elsewhere. One line a step, with its seconds. The standard library is enough. What is not tried in this way:
-conda itself, and what it brings besides (python, pip, graphviz).
+notebook in a folder elsewhere. One line a step, with its seconds. The standard library is enough. What is not tried in
+this way: conda itself, and what it brings besides (python, pip, graphviz).
 """
 
 from __future__ import annotations

@@ -159,6 +159,9 @@ def test_an_interrupted_set_up_is_resumed(tmp_path, monkeypatch, capsys):
     called.clear()
     assert once.run(only_uv=False) == 0
     assert not any("--reinstall" in words for words in called)
+    monkeypatch.setenv("break", "1")
+    assert once.run(only_uv=False) == 1
+    assert not (tmp_path / ".whole").exists()
 
 
 def test_in_a_pipe_each_phase_is_one_line_and_in_between_is_silence(tmp_path, monkeypatch, capsys):

@@ -203,3 +203,19 @@ def test_a_hook_that_is_misspelled_is_refused():
     for path in ("sglang.srt.managers.mm_util.wrap_shm_features", "sglang.srt.managers.mm_utils.wrap_shm_feature"):
         with pytest.raises(Refused, match="wrap_shm_feature"):
             run(n=1, fix=Plug(hooks={path: print}))
+
+
+def test_of_pips_configuration_a_download_hears_only_the_way_to_a_registry(cold_cache, monkeypatch):
+    heard = {}
+
+    def refuse(command, *, env, **_):
+        heard.update(env)
+        return subprocess.CompletedProcess(command, 1, "", "ERROR: no")
+
+    monkeypatch.setattr(subprocess, "run", refuse)
+    monkeypatch.setenv("PIP_USER", "1")
+    monkeypatch.setenv("PIP_INDEX_URL", "https://mirror.example/simple")
+    with pytest.raises(Refused, match="ERROR: no"):
+        source.read("0.5.13", NAME)
+    assert "PIP_USER" not in heard
+    assert heard["PIP_INDEX_URL"] == "https://mirror.example/simple"
