@@ -50,7 +50,7 @@ def lock(tmp_path, monkeypatch):
     monkeypatch.setattr(doctor, "LOCKS", tmp_path)
 
     def check(*lines: str) -> Check:
-        (tmp_path / "cpu.lock").write_text("\n".join(lines))
+        (tmp_path / "cpu.lock").write_text("\n".join(lines), encoding="utf-8")
         return doctor.lock("cpu.lock")
 
     return check
@@ -254,7 +254,7 @@ def test_another_users_names_are_left_alone(monkeypatch):
 
 def test_a_living_segment_is_none_until_its_creator_and_tracker_are_killed():
     creator = subprocess.Popen(
-        [sys.executable, "-c", CREATOR], stdout=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, "-c", CREATOR], stdout=subprocess.PIPE, encoding="utf-8", start_new_session=True
     )
     name = creator.stdout.readline().strip()
     path = machine.SHM / name

@@ -21,7 +21,7 @@ OURS = {"repro", "fixed", "tests", "scripts"}
 
 def pinned(*locks: str) -> set[str]:
     """The normalised names of what the locks pin."""
-    text = "".join((machine.ROOT / "requirements" / f"{lock}.lock").read_text() for lock in locks)
+    text = "".join((machine.ROOT / "requirements" / f"{lock}.lock").read_text(encoding="utf-8") for lock in locks)
     return {normal(name) for name in re.findall(r"^([A-Za-z0-9][\w.-]*)==", text, re.MULTILINE)}
 
 
@@ -34,7 +34,7 @@ def imported() -> set[str]:
     names = set()
     for folder in OURS:
         for path in (machine.ROOT / folder).rglob("*.py"):
-            for node in ast.walk(ast.parse(path.read_text())):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.Import):
                     names |= {alias.name.partition(".")[0] for alias in node.names}
                 elif isinstance(node, ast.ImportFrom) and node.level == 0:
@@ -53,31 +53,39 @@ def test_every_import_is_in_a_lock():
 
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda path: path.name)
 def test_a_lock_has_hashes_and_no_address(lock):
-    text = lock.read_text()
+    text = lock.read_text(encoding="utf-8")
     assert not re.search(r"https?://|--(extra-)?index-url|--find-links|--trusted-host|file:", text)
     packages = re.findall(r"^\S+==\S+.*(?:\n    --hash=sha256:[0-9a-f]{64}.*)+", text, re.MULTILINE)
     assert len(packages) == len(re.findall(r"^\S+==", text, re.MULTILINE)) > 0
 
 
 def test_the_tools_do_not_move_the_runtime():
-    runtime = set(re.findall(r"^(\S+==\S+)", (machine.ROOT / "requirements/cpu.lock").read_text(), re.MULTILINE))
+    runtime = set(
+        re.findall(r"^(\S+==\S+)", (machine.ROOT / "requirements/cpu.lock").read_text(encoding="utf-8"), re.MULTILINE)
+    )
     names = {pin.partition("==")[0] for pin in runtime}
-    tools = set(re.findall(r"^(\S+==\S+)", (machine.ROOT / "requirements/tools.lock").read_text(), re.MULTILINE))
+    tools = set(
+        re.findall(r"^(\S+==\S+)", (machine.ROOT / "requirements/tools.lock").read_text(encoding="utf-8"), re.MULTILINE)
+    )
     assert {pin for pin in tools if pin.partition("==")[0] in names} <= runtime
 
 
 def test_the_runtime_is_the_last_affected_release():
     for lock in ("cpu", "gpu"):
-        assert "\nsglang==0.5.12.post1 " in (machine.ROOT / f"requirements/{lock}.lock").read_text()
+        assert "\nsglang==0.5.12.post1 " in (machine.ROOT / f"requirements/{lock}.lock").read_text(encoding="utf-8")
 
 
 def test_what_is_installed_is_what_is_locked():
     run = subprocess.run(
-        [sys.executable, "-m", "pip", "freeze", "--all"], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "pip", "freeze", "--all"], capture_output=True, encoding="utf-8", check=True
     ).stdout
     freeze = dict(line.split("==") for line in run.splitlines() if "==" in line)
     locked = dict(
-        re.findall(r"^([\w.-]+)==([^\s;\\]+)", (machine.ROOT / "requirements/cpu.lock").read_text(), re.MULTILINE)
+        re.findall(
+            r"^([\w.-]+)==([^\s;\\]+)",
+            (machine.ROOT / "requirements/cpu.lock").read_text(encoding="utf-8"),
+            re.MULTILINE,
+        )
     )
     for name in ("sglang", "torch", "transformers", "pyzmq", "psutil"):
         assert freeze[name] == locked[name]
@@ -97,19 +105,21 @@ def test_environment_yml_names_what_exists():
 
 
 def test_make_alone_prints_the_targets():
-    run = subprocess.run(["make"], cwd=machine.ROOT, capture_output=True, text=True, check=True)
+    run = subprocess.run(["make"], cwd=machine.ROOT, capture_output=True, encoding="utf-8", check=True)
     targets = {line.split()[0] for line in run.stdout.splitlines()}
     assert {"setup", "demo", "gpu", "test", "check", "lab", "lock", "clean"} <= targets
 
 
 def test_a_whole_environment_is_not_set_up_again():
-    run = subprocess.run(["make", "--dry-run", "setup"], cwd=machine.ROOT, capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        ["make", "--dry-run", "setup"], cwd=machine.ROOT, capture_output=True, encoding="utf-8", check=True
+    )
     assert "set_up" not in run.stdout
 
 
 @pytest.mark.parametrize("target", ["setup", "gpu"])
 def test_one_that_is_not_whole_is_set_up(target):
-    run = subprocess.run(["make", "-Bn", target], cwd=machine.ROOT, capture_output=True, text=True, check=True)
+    run = subprocess.run(["make", "-Bn", target], cwd=machine.ROOT, capture_output=True, encoding="utf-8", check=True)
     assert "scripts/set_up.py" in run.stdout
 
 
