@@ -170,3 +170,21 @@ def test_the_checksums_are_part_of_the_package(tmp_path):
         [sys.executable, "-W", "ignore", "-c", ask], cwd=tmp_path, capture_output=True, encoding="utf-8"
     )
     assert "releases.sha256" in run.stdout, run.stderr
+
+
+@pytest.mark.parametrize("file", ["Dockerfile", ".devcontainer/devcontainer.json", ".github/workflows/ci.yml"])
+def test_a_container_gets_room_in_shm_and_a_python_that_fits(file):
+    """None of them is run here, and each says so."""
+    text = (machine.ROOT / file).read_text(encoding="utf-8")
+    assert "--shm-size=1g" in text
+    assert re.search("[Nn]ot (built|run) here", text)
+    (minor,) = re.findall(r"python:3\.(\d+)-", text)
+    assert 10 <= int(minor) <= 13
+
+
+def test_ci_runs_what_a_user_runs_and_publishes_the_book():
+    jobs = yaml.safe_load((machine.ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))["jobs"]
+    commands = [step["run"] for step in jobs["test"]["steps"] if "run" in step]
+    assert commands == ["bash .ci/run", "make book"]
+    places = [step["with"]["path"] for step in jobs["test"]["steps"] if "with" in step]
+    assert places == ["build/book"]
