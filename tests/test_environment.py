@@ -177,7 +177,7 @@ def test_a_container_gets_room_in_shm_and_a_python_that_fits(file):
     """None of them is run here, and each says so."""
     text = (machine.ROOT / file).read_text(encoding="utf-8")
     assert "--shm-size=1g" in text
-    assert re.search("[Nn]ot (built|run) here", text)
+    assert re.search("not (built|run) here", text.lower())
     (minor,) = re.findall(r"python:3\.(\d+)-", text)
     assert 10 <= int(minor) <= 13
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from repro.lab import registry
+from repro.lab import configured, registry
 from repro.lab.machine import preflight
 from scripts import set_up
 from tests import machine
@@ -52,7 +52,7 @@ def nothing_configured(monkeypatch, tmp_path):
     for name in ("XDG_CONFIG_HOME", "XDG_CONFIG_DIRS"):
         monkeypatch.setenv(name, str(tmp_path / name))
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr(registry, "SYSTEM", tmp_path / "etc")
+    monkeypatch.setattr(configured, "SYSTEM", tmp_path / "etc")
 
 
 def write(path: Path, text: str) -> Path:

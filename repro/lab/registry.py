@@ -6,19 +6,17 @@ without the addresses, certificates and proxies that the user has configured, a 
 
 from __future__ import annotations
 
-import configparser
 import os
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
+
+from repro.lab import configured
 
 REACHING = ("timeout", "default-timeout", "retries", "cache-dir", "keyring-provider", "no-index")  # pip's names
 KEPT_OF_UV = ("UV_CACHE_DIR", "UV_HTTP_TIMEOUT", "UV_NATIVE_TLS", "UV_SYSTEM_CERTS", "UV_KEYRING_PROVIDER")
 CREDENTIALS = ("_USERNAME", "_PASSWORD")  # of UV_INDEX_NAME_...
 PATIENCE = "300"  # seconds that uv waits for a slow line, if the user has not said how long
-SYSTEM = Path("/etc")
 CLEANED = ("PIP_", "UV_", "PYTHON")
 
 
@@ -43,97 +41,13 @@ class Registry:
 def environment() -> dict[str, str]:
     """This process's environment for a child that is pip or uv: without any setting of pip, uv and Python, except how a
     registry is reached. What only one of the two has configured counts for both."""
-    of_pip = pip_settings(os.environ)
-    pips, uvs = _registry_of_pip(of_pip), _registry_of_uv(os.environ, uv_settings(os.environ))
+    of_pip = configured.for_pip(os.environ)
+    pips, uvs = _registry_of_pip(of_pip), _registry_of_uv(os.environ, configured.for_uv(os.environ))
     kept = {name: value for name, value in os.environ.items() if _is_kept(name)}
     kept |= {f"PIP_{name.upper().replace('-', '_')}": of_pip[name] for name in REACHING if name in of_pip}
     kept |= _for_pip(pips.completed_by(uvs))
     kept |= _for_uv(uvs.completed_by(pips))
     return {"UV_HTTP_TIMEOUT": PATIENCE, **kept}
-
-
-def pip_settings(variables: Mapping[str, str]) -> dict[str, str]:
-    """What pip is told by its files and by the variables: each option's value. The files are read here, because
-    `pip config list` shows only a part of them where the user has configured `user = true`."""
-    sections: dict[str, dict[str, str]] = {"global": {}, "install": {}}
-    for path in _files_of_pip(variables):
-        for section, told in _ini(path).items():
-            sections.setdefault(section, {}).update(told)
-    spoken = {
-        name.removeprefix("PIP_").lower().replace("_", "-"): value
-        for name, value in variables.items()
-        if name.startswith("PIP_")
-    }
-    return sections["global"] | sections["install"] | spoken
-
-
-def _files_of_pip(variables: Mapping[str, str]) -> list[Path]:
-    """The files that pip would read, the strongest last."""
-    named = variables.get("PIP_CONFIG_FILE", "")
-    if named == os.devnull:
-        return []
-    home = Path("~").expanduser()
-    files = [Path(folder, "pip", "pip.conf") for folder in _configuration_folders(variables)]
-    files.append(SYSTEM / "pip.conf")
-    if not os.path.exists(named):
-        files += [home / ".pip" / "pip.conf", _own_configuration(variables) / "pip" / "pip.conf"]
-    return [*files, Path(sys.prefix, "pip.conf"), *([Path(named)] if named else [])]
-
-
-def _ini(path: Path) -> dict[str, dict[str, str]]:
-    parser = configparser.RawConfigParser()
-    try:
-        parser.read(path, encoding="utf-8")
-    except (configparser.Error, ValueError):
-        return {}
-    return {
-        name: {option.replace("_", "-").removeprefix("--"): value for option, value in parser.items(name)}
-        for name in parser.sections()
-    }
-
-
-def uv_settings(variables: Mapping[str, str]) -> dict[str, Any]:
-    """What the files `uv.toml` say that uv would read without a project: the user's over the system's."""
-    if variables.get("UV_NO_CONFIG"):
-        return {}
-    settings: dict[str, Any] = {}
-    for path in _files_of_uv(variables):
-        told = _toml(path)
-        settings |= {**told, **told.get("pip", {})}
-    return settings
-
-
-def _files_of_uv(variables: Mapping[str, str]) -> Iterator[Path]:
-    """The files that there are, the strongest last."""
-    if variables.get("UV_CONFIG_FILE"):
-        yield Path(variables["UV_CONFIG_FILE"])
-        return
-    folders = [SYSTEM, *_configuration_folders(variables), _own_configuration(variables)]
-    yield from (path for folder in folders if (path := folder / "uv" / "uv.toml").is_file())
-
-
-def _configuration_folders(variables: Mapping[str, str]) -> list[Path]:
-    """The system's folders for configuration, the strongest last."""
-    return [*map(Path, reversed((variables.get("XDG_CONFIG_DIRS") or "/etc/xdg").split(":")))]
-
-
-def _own_configuration(variables: Mapping[str, str]) -> Path:
-    """The user's folder for configuration."""
-    return Path(variables.get("XDG_CONFIG_HOME") or "~/.config").expanduser()
-
-
-def _toml(path: Path) -> dict[str, Any]:
-    try:
-        import tomllib
-    except ImportError:  # Python 3.10
-        try:
-            from pip._vendor import tomli as tomllib
-        except ImportError:
-            return {}
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # uv itself would refuse it, but it is not asked to read it
-        return {}
 
 
 def _registry_of_pip(settings: Mapping[str, str]) -> Registry:
