@@ -168,7 +168,10 @@ def size_of(places: Iterable[Path]) -> int:
     for place in places:
         for folder, _, names in os.walk(place):
             for name in names:
-                found = os.lstat(os.path.join(folder, name))
+                try:
+                    found = os.lstat(os.path.join(folder, name))
+                except FileNotFoundError:  # another set-up is at work there
+                    continue
                 sizes[found.st_ino] = found.st_blocks * 512
     return sum(sizes.values())
 
@@ -187,9 +190,11 @@ class SetUp:
         """The exit status: 0, or 1 if a step failed."""
         started = time.monotonic()
         try:
-            self.bring_uv()
             if only_uv:
+                self.bring_uv()
                 return 0
+            self.tell_what_it_takes()
+            self.bring_uv()
             self.bring_packages()
         except subprocess.CalledProcessError as error:
             failed = Path(error.cmd[0]).name
@@ -199,14 +204,17 @@ class SetUp:
         tell(self.kind, f"{self.folder.name} is ready after {took:.0f} s; {self.kind.afterwards}")
         return 0
 
-    def bring_uv(self) -> None:
-        """Make the environment, if it has no pip yet, and install uv in it, by its hash."""
+    def tell_what_it_takes(self) -> None:
+        """How much room and how much time, before anything is begun."""
         kind = self.kind
         tell(
             kind,
             f"{kind.folder} gets {kind.gigabytes} GB. The first time, {kind.downloaded} GB are downloaded: "
             f"{kind.downloaded * BITS / LINE / 60:.0f} minutes at 100 Mbit/s. From uv's cache it takes 10 to 60 s",
         )
+
+    def bring_uv(self) -> None:
+        """Make the environment, if it has no pip yet, and install uv in it, by its hash."""
         if not self.answers(self.python, "-I", "-m", "pip", "--version"):
             tell(self.kind, f"a new environment in {self.folder.name}")
             self.call(sys.executable, "-I", "-m", "venv", "--clear", self.folder)
