@@ -1,16 +1,19 @@
 # Each target sets up what it needs, once. Only Python 3.10 to 3.13, make and a package registry have to be there.
 PYTHON ?= python3
-UV := 0.13.9
 AS_OF := 2026-05-24# the day after sglang 0.5.12.post1: its unpinned dependencies have moved on since
 
 BIN := .venv/bin
 WHOLE := .venv/.whole# touched last: without it the environment is not taken for a whole one
-UNFINISHED := .venv/.unfinished
+WHOLE_GPU := .venv-gpu/.whole
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes \
 	--custom-compile-command 'make lock'
 
+# What other programs on this machine need must not change what the kit's own Python imports and asserts.
+unexport PYTHONPATH PYTHONHOME PYTHONOPTIMIZE PYTHONSTARTUP PYTEST_ADDOPTS PYTEST_PLUGINS
+export PYTHONUTF8 := 1
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check tidy lab notebooks book doctor lock readme clean
+.PHONY: help setup demo gpu test check tidy lab notebooks book doctor lock readme clean
 
 help: ## print this
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 10
@@ -20,6 +23,10 @@ setup: $(WHOLE) ## make .venv with everything that is locked
 demo: $(WHOLE) ## see sglang 0.5.12.post1 die of one image with n = 2, then see it answer with the fix
 	$(BIN)/python -m repro.lab.engine.host repro/crash.py fixed/crash.py
 
+gpu: $(WHOLE_GPU) ## the same two runs with all of sglang's dependencies (9.2 GB), on the GPU if one answers
+	.venv-gpu/bin/python repro/crash.py
+	.venv-gpu/bin/python fixed/crash.py
+
 test: $(WHOLE) tidy ## prove all of it, on the real engine, in the lab and in the notebooks
 	$(BIN)/python -m pytest -n 2
 
@@ -28,7 +35,7 @@ check: $(WHOLE) tidy ## prove what needs no engine, no browser and no long run: 
 
 tidy: $(WHOLE)
 	$(BIN)/ruff check
-	$(BIN)/codespell README.md Makefile notebooks repro fixed tests scripts --ignore-words-list whats --skip "*.svg,*/.ipynb_checkpoints/*"
+	$(BIN)/codespell *.md docs Makefile Dockerfile .github notebooks repro fixed tests scripts --ignore-words-list whats --skip "*.svg,*/.ipynb_checkpoints/*"
 
 lab: $(WHOLE) ## open JupyterLab at the notebooks
 	$(BIN)/jupyter lab --notebook-dir notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
@@ -40,31 +47,26 @@ book: $(WHOLE) ## export the notebooks to build/book/index.html, which opens wit
 	$(BIN)/python -m scripts.notebooks --book build/book
 
 doctor: ## say what is wrong with this machine, and the exact remedy
-	@$$(test -x $(BIN)/python && echo $(BIN)/python || echo $(PYTHON)) -m repro.lab.doctor
+	@for python in $(BIN)/python .venv-gpu/bin/python $(PYTHON); do \
+		command -v $$python >/dev/null && exec $$python -m repro.lab.doctor; done
 
 readme: $(WHOLE) ## write the commands' true output into README.md, and draw its pictures
 	$(BIN)/python -m scripts.pictures
 	$(BIN)/python -m scripts.readme
 
-lock: $(BIN)/uv ## resolve requirements/*.in again
+lock: ## resolve requirements/*.in again
+	@$(PYTHON) scripts/set_up.py --only-uv
+	cd requirements && ../$(COMPILE) installer.in -o installer.lock
 	cd requirements && ../$(COMPILE) --exclude-newer $(AS_OF) --excludes cpu.without cpu.in -o cpu.lock
 	cd requirements && ../$(COMPILE) -c cpu.lock tools.in -o tools.lock
 	cd requirements && ../$(COMPILE) --exclude-newer $(AS_OF) --excludes gpu.without gpu.in -o gpu.lock
 
-clean: ## remove .venv and what the tools leave
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis *.egg-info build fixed/hotfix/build fixed/hotfix/*.egg-info
+clean: ## remove .venv, .venv-gpu and what the tools leave
+	rm -rf .venv .venv-gpu .pytest_cache .ruff_cache .hypothesis *.egg-info build fixed/hotfix/build fixed/hotfix/*.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-$(BIN)/uv:
-	$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 14) and "Python 3.10 to 3.13 is needed, not " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV)
+$(WHOLE): requirements/installer.lock requirements/cpu.lock requirements/tools.lock pyproject.toml
+	@$(PYTHON) scripts/set_up.py
 
-# A set-up that was interrupted is resumed: whatever it may have half written is written again from uv's cache.
-$(WHOLE): $(BIN)/uv requirements/cpu.lock requirements/tools.lock pyproject.toml
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes \
-		$$(test -e $(UNFINISHED) && echo --reinstall) $$(touch $(UNFINISHED)) -r requirements/cpu.lock
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes \
-		-r requirements/tools.lock
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
-	@rm $(UNFINISHED) && touch $@
+$(WHOLE_GPU): requirements/installer.lock requirements/gpu.lock pyproject.toml
+	@$(PYTHON) scripts/set_up.py --gpu

@@ -75,7 +75,7 @@ def bare(arguments: dict, environment: dict[str, str]) -> float:
     """Seconds from the start to the death of the bare script."""
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder, "bare.py")
-        script.write_text(BARE)
+        script.write_text(BARE, encoding="utf-8")
         return seconds([sys.executable, str(script), json.dumps(arguments)], {**environment, "TMPDIR": folder})
 
 

@@ -112,7 +112,7 @@ def book(folder: Path, run: Callable[[Path], NotebookNode] = executed) -> None:
             cell.outputs = [output for output in cell.get("outputs", []) if not _is_widget(output)]
         page, _ = exporter.from_notebook_node(notebook, {"metadata": {"path": str(path.parent)}})
         name = f"{'solution_' if path.parent != FOLDER else ''}{path.stem}.html"
-        (folder / name).write_text(_offline(page))
+        (folder / name).write_text(_offline(page), encoding="utf-8")
         title = notebook.cells[0].source.splitlines()[0].lstrip("# ")
         entries.append(f'<li><a href="{name}">{title}</a></li>')
     (folder / "index.html").write_text(
@@ -121,7 +121,8 @@ def book(folder: Path, run: Callable[[Path], NotebookNode] = executed) -> None:
         "font: 1.1rem/1.6 sans-serif; "
         "max-width: 40rem; margin: 2rem auto; padding: 0 1rem} @media (prefers-color-scheme: dark) {body {background: "
         "#16181c; color: #e4e6ea} a {color: #8ab4f8}}</style></head><body><h1>One image and n = 2</h1>"
-        f"<p>How sglang died, and why.</p><ul>{''.join(entries)}</ul></body></html>"
+        f"<p>How sglang died, and why.</p><ul>{''.join(entries)}</ul></body></html>",
+        encoding="utf-8",
     )
 
 

@@ -34,7 +34,7 @@ def output_of(command: str) -> str:
     """What `command`, a script or module with its arguments, prints when this Python runs it."""
     words = command.removeprefix("python ").split()
     print(f"running {command} ...", file=sys.stderr)
-    return subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, encoding="utf-8", check=True).stdout
 
 
 def pages() -> list[Path]:

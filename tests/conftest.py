@@ -194,4 +194,4 @@ def repro_json(tmp_path_factory):
     Image.new("RGB", (112, 112), "navy").save(folder / "navy.png")
     log = folder / "sglang.log"
     run = machine.command("repro/crash.py", "--n", 8, "--image", folder / "navy.png", "--json", "--log", log)
-    return json.loads(run.stdout), run, log.read_text()
+    return json.loads(run.stdout), run, log.read_text(encoding="utf-8")

@@ -17,7 +17,7 @@ def fake(folder: Path) -> dict[str, str]:
     compiler = shutil.which("cc") or shutil.which("gcc")
     if not compiler:
         pytest.skip("no C compiler here, so no fake driver: apt-get install gcc")
-    (folder / "driver.c").write_text(SOURCE)
+    (folder / "driver.c").write_text(SOURCE, encoding="utf-8")
     subprocess.run([compiler, "-shared", "-fPIC", "-o", folder / "libcuda.so.1", folder / "driver.c"], check=True)
     return {"LD_LIBRARY_PATH": str(folder)}
 
@@ -25,5 +25,5 @@ def fake(folder: Path) -> dict[str, str]:
 def kernels(folder: Path, code: str) -> dict[str, str]:
     """The environment in which `sgl_kernel` is a package with this code."""
     (folder / "sgl_kernel").mkdir()
-    (folder / "sgl_kernel" / "__init__.py").write_text(code)
+    (folder / "sgl_kernel" / "__init__.py").write_text(code, encoding="utf-8")
     return {"PYTHONPATH": str(folder)}

@@ -36,7 +36,7 @@ def _ours() -> set[str]:
     ledger = os.environ.get(recorder.LEDGER)
     if not ledger:
         return names()
-    return {json.loads(line)["name"] for line in Path(ledger).read_text().splitlines()}
+    return {json.loads(line)["name"] for line in Path(ledger).read_text(encoding="utf-8").splitlines()}
 
 
 def processes_of(folder: Path) -> list[int]:
@@ -61,7 +61,7 @@ def command(
         [python, *map(str, words)],
         cwd=ROOT,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=500,
         stdin=subprocess.DEVNULL,
         **on_host(on, folder, **environment),

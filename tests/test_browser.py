@@ -38,10 +38,10 @@ def lab(tmp_path_factory):
     words += [f"--IdentityProvider.token={token}", f"--notebook-dir={folder / 'notebooks'}", "--LabApp.news_url=None"]
     tracker = folder / "settings/@jupyterlab/notebook-extension/tracker.jupyterlab-settings"
     tracker.parent.mkdir(parents=True)
-    tracker.write_text('{"windowingMode": "none"}')  # else cells out of sight are not in the page
+    tracker.write_text('{"windowingMode": "none"}', encoding="utf-8")  # else cells out of sight are not in the page
     places = {"JUPYTER_CONFIG_DIR": "config", "JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "w"}
     environment = machine.surroundings(folder, **{name: str(folder / place) for name, place in places.items()})
-    with open(folder / "log", "w") as log:
+    with open(folder / "log", "w", encoding="utf-8") as log:
         server = subprocess.Popen(words, env=environment, stdout=log, stderr=log, start_new_session=True)
         try:
             address = f"http://127.0.0.1:{port}"

@@ -37,7 +37,7 @@ def whole(tmp_path_factory):
     """The page's command with less to price: neither n nor the size changes what is right, or left, or too much."""
     drawing = tmp_path_factory.mktemp("chart") / "clinic.svg"
     run = machine.command("-m", "fixed.clinic", "--n", 2, 8, "--size", 56, 112, "--chart", drawing)
-    return run, drawing.read_text()
+    return run, drawing.read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def test_a_stale_table_is_noticed():
 
 
 def test_the_charts_say_what_they_draw(whole):
-    kept = (machine.ROOT / "notebooks/pictures/clinic.svg").read_text()
+    kept = (machine.ROOT / "notebooks/pictures/clinic.svg").read_text(encoding="utf-8")
     for svg, n in ((whole[1], 8), (kept, 32)):
         described = re.search("<desc>(.*?)</desc>", svg, re.DOTALL)[1]
         assert all(f"{design.name}, n = {n}" in described for design in DESIGNS)

@@ -21,7 +21,7 @@ def later(tmp_path):
     """Runs code in a Python in which the package `later` is put off; returns what it prints, as JSON."""
     (tmp_path / "later").mkdir()
     for name, code in PACKAGE.items():
-        (tmp_path / "later" / name).write_text(code)
+        (tmp_path / "later" / name).write_text(code, encoding="utf-8")
 
     def run(code: str) -> object:
         begin = f"import json, sys; sys.path.insert(0, {str(tmp_path)!r}); from repro.lab.engine import deferred\n"

@@ -64,7 +64,7 @@ def test_diff_command():
     signs = [line[0] for line in run.stdout.splitlines()]
     assert (signs.count("+") - 1, signs.count("-") - 1) == (2, 2)
     patch = subprocess.run(
-        ["patch", "--dry-run", "--force", detach.installed()], input=run.stdout, text=True, capture_output=True
+        ["patch", "--dry-run", "--force", detach.installed()], input=run.stdout, encoding="utf-8", capture_output=True
     )
     assert patch.returncode == 0, patch.stdout
 
@@ -111,7 +111,9 @@ def test_detach_leaves_a_text_request_alone():
 
 
 def test_the_pair_differs_in_the_fix_and_the_promise_only():
-    run = subprocess.run(["diff", "repro/crash.py", "fixed/crash.py"], cwd=machine.ROOT, capture_output=True, text=True)
+    run = subprocess.run(
+        ["diff", "repro/crash.py", "fixed/crash.py"], cwd=machine.ROOT, capture_output=True, encoding="utf-8"
+    )
     repro = [line for line in run.stdout.splitlines() if line.startswith("<")]
     fixed = [line for line in run.stdout.splitlines() if line.startswith(">")]
     assert max(len(repro), len(fixed)) <= 8

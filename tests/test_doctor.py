@@ -20,7 +20,7 @@ import pytest
 from repro.lab import doctor, folders, pictures
 from repro.lab.doctor import Check
 from repro.lab.engine import tiny_vlm
-from repro.lab.machine import preflight
+from repro.lab.machine import preflight, surroundings
 from tests import machine
 
 CREATOR = """
@@ -50,7 +50,7 @@ def lock(tmp_path, monkeypatch):
     monkeypatch.setattr(doctor, "LOCKS", tmp_path)
 
     def check(*lines: str) -> Check:
-        (tmp_path / "cpu.lock").write_text("\n".join(lines))
+        (tmp_path / "cpu.lock").write_text("\n".join(lines), encoding="utf-8")
         return doctor.lock("cpu.lock")
 
     return check
@@ -100,9 +100,34 @@ def test_this_environment_is_as_locked(name):
     assert doctor.lock(name).state == "OK", doctor.lock(name)
 
 
+@pytest.mark.parametrize(
+    ("mark", "expected"),
+    [("conda-meta", surroundings.CONDA), ("lib", surroundings.CPU)],
+)
+def test_which_environment_this_is(mark, expected, tmp_path):
+    (tmp_path / mark).mkdir()
+    assert surroundings.here(str(tmp_path)) == expected
+    assert surroundings.here(str(machine.ROOT / ".venv-gpu")) == surroundings.GPU
+    assert doctor.environment().state == "OK"
+
+
+def test_every_environment_has_its_locks():
+    for kind in (surroundings.CPU, surroundings.GPU, surroundings.CONDA):
+        assert kind.locks
+        assert all((machine.ROOT / "requirements" / name).is_file() for name in kind.locks)
+
+
+def test_the_kit_is_installed_from_this_checkout(monkeypatch):
+    assert doctor.kit().state == "OK", doctor.kit()
+    monkeypatch.setattr(doctor, "ROOT", Path("/another/checkout"))
+    fails(doctor.kit(), "another checkout")
+    monkeypatch.setattr(doctor, "distributions", lambda name: [])
+    fails(doctor.kit(), "not installed here", doctor.HERE.bring_kit)
+
+
 def test_another_version_and_a_missing_package(lock):
     fails(lock("pillow==0.1 \\", "    --hash=sha256:00", "no-such-package==1"), "2 of 2", "pillow", "not ==0.1")
-    fails(lock("no-such-package==1"), "no-such-package missing", "make setup")
+    fails(lock("no-such-package==1"), "no-such-package missing", doctor.SET_UP)
 
 
 def test_at_most_five_are_named(lock):
@@ -122,14 +147,14 @@ def test_no_lock(tmp_path, monkeypatch):
 
 def test_without_packaging(monkeypatch):
     without(monkeypatch, "packaging")
-    fails(doctor.lock("cpu.lock"), "packaging is missing", "make setup")
+    fails(doctor.lock("cpu.lock"), "packaging is missing", doctor.SET_UP)
 
 
 @pytest.mark.parametrize("package", ["torch", "sglang"])
 def test_a_missing_part(package, monkeypatch):
     assert getattr(doctor, package)().state == "OK"
     without(monkeypatch, package)
-    fails(getattr(doctor, package)(), f"{package} is missing", "make setup")
+    fails(getattr(doctor, package)(), f"{package} is missing", doctor.SET_UP)
 
 
 @pytest.mark.parametrize(("release", "state"), [("0.5.9", "OK"), ("0.5.12.post1", "OK"), ("0.5.13", "note")])
@@ -183,7 +208,7 @@ def test_tiny_model(tmp_path, monkeypatch):
     tiny_vlm.location().mkdir(parents=True)
     assert doctor.tiny_model().state == "OK"
     without(monkeypatch, "torch")
-    fails(doctor.tiny_model(), "torch is missing", "make setup")
+    fails(doctor.tiny_model(), "torch is missing", doctor.SET_UP)
 
 
 @pytest.mark.parametrize(
@@ -229,7 +254,7 @@ def test_another_users_names_are_left_alone(monkeypatch):
 
 def test_a_living_segment_is_none_until_its_creator_and_tracker_are_killed():
     creator = subprocess.Popen(
-        [sys.executable, "-c", CREATOR], stdout=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, "-c", CREATOR], stdout=subprocess.PIPE, encoding="utf-8", start_new_session=True
     )
     name = creator.stdout.readline().strip()
     path = machine.SHM / name
@@ -357,4 +382,4 @@ def test_it_runs_on_a_bare_python(tmp_path):
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "bare"], check=True)
     run = machine.command("-m", "repro.lab.doctor", folder=tmp_path, python=str(tmp_path / "bare" / "bin" / "python"))
     assert (run.returncode, run.stderr) == (1, "")
-    assert "FAIL sglang is missing: make setup" in run.stdout.splitlines()
+    assert "FAIL sglang is missing: make -B setup" in run.stdout.splitlines()

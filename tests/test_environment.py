@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import shutil
 import subprocess
 import sys
 from importlib.metadata import packages_distributions
@@ -11,7 +12,8 @@ from importlib.metadata import packages_distributions
 import pytest
 import yaml
 
-from tests import machine
+from scripts import as_conda
+from tests import machine, texts
 
 LOCKS = sorted((machine.ROOT / "requirements").glob("*.lock"))
 OURS = {"repro", "fixed", "tests", "scripts"}
@@ -19,7 +21,7 @@ OURS = {"repro", "fixed", "tests", "scripts"}
 
 def pinned(*locks: str) -> set[str]:
     """The normalised names of what the locks pin."""
-    text = "".join((machine.ROOT / "requirements" / f"{lock}.lock").read_text() for lock in locks)
+    text = "".join((machine.ROOT / "requirements" / f"{lock}.lock").read_text(encoding="utf-8") for lock in locks)
     return {normal(name) for name in re.findall(r"^([A-Za-z0-9][\w.-]*)==", text, re.MULTILINE)}
 
 
@@ -32,7 +34,7 @@ def imported() -> set[str]:
     names = set()
     for folder in OURS:
         for path in (machine.ROOT / folder).rglob("*.py"):
-            for node in ast.walk(ast.parse(path.read_text())):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.Import):
                     names |= {alias.name.partition(".")[0] for alias in node.names}
                 elif isinstance(node, ast.ImportFrom) and node.level == 0:
@@ -42,7 +44,7 @@ def imported() -> set[str]:
 
 def test_every_import_is_in_a_lock():
     distributions = packages_distributions()
-    standin = {"sgl_kernel", "_posixshmem"}  # has a stand-in; is a part of CPython
+    standin = {"sgl_kernel", "_posixshmem", "pip"}  # has a stand-in; is a part of CPython; is in every environment
     missing = [
         name for name in imported() - standin if not {normal(d) for d in distributions[name]} & pinned("cpu", "tools")
     ]
@@ -51,83 +53,144 @@ def test_every_import_is_in_a_lock():
 
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda path: path.name)
 def test_a_lock_has_hashes_and_no_address(lock):
-    text = lock.read_text()
+    text = lock.read_text(encoding="utf-8")
     assert not re.search(r"https?://|--(extra-)?index-url|--find-links|--trusted-host|file:", text)
     packages = re.findall(r"^\S+==\S+.*(?:\n    --hash=sha256:[0-9a-f]{64}.*)+", text, re.MULTILINE)
     assert len(packages) == len(re.findall(r"^\S+==", text, re.MULTILINE)) > 0
 
 
 def test_the_tools_do_not_move_the_runtime():
-    runtime = set(re.findall(r"^(\S+==\S+)", (machine.ROOT / "requirements/cpu.lock").read_text(), re.MULTILINE))
+    runtime = set(
+        re.findall(r"^(\S+==\S+)", (machine.ROOT / "requirements/cpu.lock").read_text(encoding="utf-8"), re.MULTILINE)
+    )
     names = {pin.partition("==")[0] for pin in runtime}
-    tools = set(re.findall(r"^(\S+==\S+)", (machine.ROOT / "requirements/tools.lock").read_text(), re.MULTILINE))
+    tools = set(
+        re.findall(r"^(\S+==\S+)", (machine.ROOT / "requirements/tools.lock").read_text(encoding="utf-8"), re.MULTILINE)
+    )
     assert {pin for pin in tools if pin.partition("==")[0] in names} <= runtime
 
 
 def test_the_runtime_is_the_last_affected_release():
     for lock in ("cpu", "gpu"):
-        assert "\nsglang==0.5.12.post1 " in (machine.ROOT / f"requirements/{lock}.lock").read_text()
+        assert "\nsglang==0.5.12.post1 " in (machine.ROOT / f"requirements/{lock}.lock").read_text(encoding="utf-8")
 
 
 def test_what_is_installed_is_what_is_locked():
     run = subprocess.run(
-        [sys.executable, "-m", "pip", "freeze", "--all"], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "pip", "freeze", "--all"], capture_output=True, encoding="utf-8", check=True
     ).stdout
     freeze = dict(line.split("==") for line in run.splitlines() if "==" in line)
     locked = dict(
-        re.findall(r"^([\w.-]+)==([^\s;\\]+)", (machine.ROOT / "requirements/cpu.lock").read_text(), re.MULTILINE)
+        re.findall(
+            r"^([\w.-]+)==([^\s;\\]+)",
+            (machine.ROOT / "requirements/cpu.lock").read_text(encoding="utf-8"),
+            re.MULTILINE,
+        )
     )
     for name in ("sglang", "torch", "transformers", "pyzmq", "psutil"):
         assert freeze[name] == locked[name]
 
 
 def test_environment_yml_names_what_exists():
-    environment = yaml.safe_load((machine.ROOT / "environment.yml").read_text())
+    text = (machine.ROOT / "environment.yml").read_text(encoding="utf-8")
+    environment = yaml.safe_load(text)
     assert environment["channels"] == ["conda-forge", "nodefaults"]
     conda = [entry for entry in environment["dependencies"] if isinstance(entry, str)]
     assert {entry.partition("=")[0] for entry in conda} == {"python", "pip", "graphviz"}
     python = next(entry for entry in conda if entry.startswith("python="))
     assert (3, 10) <= tuple(map(int, python.partition("=")[2].split("."))) <= (3, 13)
     (pip,) = (entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
-    assert pip == ["-r requirements/gpu.lock"]
+    assert pip == as_conda.pips_part(text) == ["-r requirements/gpu.lock"]
     assert (machine.ROOT / "requirements/gpu.lock").is_file()
 
 
 def test_make_alone_prints_the_targets():
-    run = subprocess.run(["make"], cwd=machine.ROOT, capture_output=True, text=True, check=True)
+    run = subprocess.run(["make"], cwd=machine.ROOT, capture_output=True, encoding="utf-8", check=True)
     targets = {line.split()[0] for line in run.stdout.splitlines()}
-    assert {"demo", "test", "lock", "clean"} <= targets
+    assert {"setup", "demo", "gpu", "test", "check", "lab", "lock", "clean"} <= targets
 
 
 def test_a_whole_environment_is_not_set_up_again():
-    run = subprocess.run(["make", "--dry-run", "setup"], cwd=machine.ROOT, capture_output=True, text=True, check=True)
-    assert "install" not in run.stdout
-
-
-def test_an_interrupted_set_up_is_resumed(tmp_path):
-    """Without the stamp the environment is not taken for a whole one; what may be half written is written again."""
-    (tmp_path / "requirements").mkdir()
-    for file in ("Makefile", "pyproject.toml", "requirements/cpu.lock", "requirements/tools.lock"):
-        (tmp_path / file).write_bytes((machine.ROOT / file).read_bytes())
-    log = tmp_path / "log"
-    uv = tmp_path / ".venv/bin/uv"
-    uv.parent.mkdir(parents=True)
-    uv.write_text(f'#!/bin/sh\necho "$@" >> {log}\ntest ! -e {tmp_path}/break\n')
-    uv.chmod(0o755)
-    (tmp_path / "break").touch()
-    assert subprocess.run(["make", "setup"], cwd=tmp_path, capture_output=True).returncode != 0
-    assert "--reinstall" not in log.read_text()
-    assert not (tmp_path / ".venv/.whole").exists()
-    (tmp_path / "break").unlink()
-    subprocess.run(["make", "setup"], cwd=tmp_path, capture_output=True, check=True)
-    assert "--reinstall" in log.read_text()
-    assert (tmp_path / ".venv/.whole").exists()
-    lines = len(log.read_text().splitlines())
-    subprocess.run(["make", "setup"], cwd=tmp_path, capture_output=True, check=True)
-    assert len(log.read_text().splitlines()) == lines
+    run = subprocess.run(
+        ["make", "--dry-run", "setup"], cwd=machine.ROOT, capture_output=True, encoding="utf-8", check=True
+    )
+    assert "set_up" not in run.stdout
 
 
 @pytest.mark.parametrize("script", ["bench_crash", "bench_lab", "notebooks"])
 def test_a_script_that_is_run_by_hand_can_still_be_started(script):
     run = machine.command("-m", f"scripts.{script}", "--help")
     assert (run.returncode, run.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("target", ["setup", "gpu"])
+def test_one_that_is_not_whole_is_set_up(target):
+    run = subprocess.run(["make", "-Bn", target], cwd=machine.ROOT, capture_output=True, encoding="utf-8", check=True)
+    assert "scripts/set_up.py" in run.stdout
+
+
+@pytest.mark.parametrize("folder", sorted(OURS))
+def test_every_text_names_its_encoding(folder):
+    """Else a text with an umlaut is read in whatever encoding the user's locale has."""
+    for path in (machine.ROOT / folder).rglob("*.py"):
+        lines = [call.lineno for call in texts.unnamed(ast.parse(path.read_text(encoding="utf-8")))]
+        assert lines == [], f"{path.relative_to(machine.ROOT)}: say encoding='utf-8'"
+
+
+@pytest.mark.parametrize(
+    ("call", "named"),
+    [
+        ("open(path)", False),
+        ("open(path, 'w')", False),
+        ("open(path, 'rb')", True),
+        ("open(path, encoding='utf-8')", True),
+        ("os.open(path, 0)", True),
+        ("path.read_text()", False),
+        ("found.read_text('METADATA')", True),
+        ("path.write_text(text)", False),
+        ("NamedTemporaryFile(dir=folder)", True),
+        ("NamedTemporaryFile('w', dir=folder)", False),
+        ("run(words, text=True)", False),
+        ("Request(text='two')", True),
+    ],
+)
+def test_such_a_text_is_seen(call, named):
+    assert (list(texts.unnamed(ast.parse(call))) == []) == named
+
+
+def test_both_projects_have_the_license_that_lies_here():
+    assert "Version 2.0, January 2004" in (machine.ROOT / "LICENSE").read_text(encoding="utf-8")
+    for project in ("pyproject.toml", "fixed/hotfix/pyproject.toml"):
+        assert '\nlicense = "Apache-2.0"\n' in (machine.ROOT / project).read_text(encoding="utf-8")
+
+
+def test_the_checksums_are_part_of_the_package(tmp_path):
+    """They are among what setuptools would put into a wheel. It is asked in a copy, where no earlier build has left
+    its lists."""
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(machine.ROOT / name, tmp_path)
+    shutil.copytree(machine.ROOT / "repro", tmp_path / "repro")
+    ask = "import setuptools.dist as d; it = d.Distribution({'script_name': '-'}); it.parse_config_files(); "
+    ask += "build = it.get_command_obj('build_py'); build.ensure_finalized(); print(build.data_files)"
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", ask], cwd=tmp_path, capture_output=True, encoding="utf-8"
+    )
+    assert "releases.sha256" in run.stdout, run.stderr
+
+
+@pytest.mark.parametrize("file", ["Dockerfile", ".devcontainer/devcontainer.json", ".github/workflows/ci.yml"])
+def test_a_container_gets_room_in_shm_and_a_python_that_fits(file):
+    """None of them is run here, and each says so."""
+    text = (machine.ROOT / file).read_text(encoding="utf-8")
+    assert "--shm-size=1g" in text
+    assert re.search("not (built|run) here", text.lower())
+    (minor,) = re.findall(r"python:3\.(\d+)-", text)
+    assert 10 <= int(minor) <= 13
+
+
+def test_ci_runs_what_a_user_runs_and_publishes_the_book():
+    jobs = yaml.safe_load((machine.ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))["jobs"]
+    commands = [step["run"] for step in jobs["test"]["steps"] if "run" in step]
+    assert commands == ["bash .ci/run", "make book"]
+    places = [step["with"]["path"] for step in jobs["test"]["steps"] if "with" in step]
+    assert places == ["build/book"]

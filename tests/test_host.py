@@ -82,7 +82,7 @@ def test_a_host_ends_with_the_process_that_has_started_it(tmp_path):
         cwd=machine.ROOT,
         env=machine.surroundings(tmp_path),
         stdout=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
     )
     host = psutil.Process(int(starter.stdout.readline()))
     starter.send_signal(signal.SIGKILL)
@@ -92,7 +92,7 @@ def test_a_host_ends_with_the_process_that_has_started_it(tmp_path):
 
 
 def test_a_host_that_cannot_import_says_why(tmp_path):
-    (tmp_path / "sglang.py").write_text("raise ImportError('half a sglang')")
+    (tmp_path / "sglang.py").write_text("raise ImportError('half a sglang')", encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(tmp_path))
         with Host(ENVIRONMENT) as broken, pytest.raises(Refused, match="half a sglang"):

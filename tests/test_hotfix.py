@@ -64,7 +64,7 @@ def hotfixed(installed, host, folder, scene, design: str, **arguments) -> Hotfix
         patch.setenv("SGLANG_SHM_HOTFIX", design)
         environment = engine.environment("tiny", engine.CPU)
         verdict = launcher.run(scene, Namespace(**arguments), environment=environment, on=host, log=log)
-    return Hotfixed(verdict, [line for line in log.read_text().splitlines() if line.startswith(SAYS)])
+    return Hotfixed(verdict, [line for line in log.read_text(encoding="utf-8").splitlines() if line.startswith(SAYS)])
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +158,7 @@ def register(installed, folder, release: str, design: str = ""):
     """`register()` in a Python whose sglang says that it is `release`, with a stub for its registry."""
     metadata = folder / f"sglang-{release}.dist-info"
     metadata.mkdir()
-    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: sglang\nVersion: {release}\n")
+    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: sglang\nVersion: {release}\n", encoding="utf-8")
     path = f"{folder}:{installed}"
     return machine.command("-c", REGISTER, PYTHONPATH=path, SGLANG_SHM_HOTFIX=design)
 

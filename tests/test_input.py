@@ -74,7 +74,7 @@ def test_a_read_only_cache_directory(folder, tmp_path):
         cwd=machine.ROOT,
         env=machine.surroundings(None, XDG_CACHE_HOME=str(tmp_path)),
         capture_output=True,
-        text=True,
+        encoding="utf-8",
     )
     refused(run, str(tmp_path), "Read-only file system", "XDG_CACHE_HOME")
 
@@ -82,7 +82,10 @@ def test_a_read_only_cache_directory(folder, tmp_path):
 def test_a_full_shm(folder):
     full = "mount -t tmpfs -o size=1m tmpfs /dev/shm && head -c 1m /dev/zero > /dev/shm/full"
     run = subprocess.run(
-        [*namespace_command(full), sys.executable, "repro/crash.py"], cwd=machine.ROOT, capture_output=True, text=True
+        [*namespace_command(full), sys.executable, "repro/crash.py"],
+        cwd=machine.ROOT,
+        capture_output=True,
+        encoding="utf-8",
     )
     refused(run, "/dev/shm has 0 MiB free", "--shm-size")
 

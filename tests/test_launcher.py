@@ -100,7 +100,9 @@ def test_a_script_that_is_stopped_leaves_nothing(temporary_folder, how):
 
 def phase_begun(folder: Path, phase: str) -> bool:
     """Whether the run with its temporary files in `folder` has come to `phase`."""
-    return any(f'"phase": "{phase}"' in events.read_text() for events in folder.glob("shm-kit-*/events.jsonl"))
+    return any(
+        f'"phase": "{phase}"' in events.read_text(encoding="utf-8") for events in folder.glob("shm-kit-*/events.jsonl")
+    )
 
 
 def test_many_runs_leave_no_file_descriptor():

@@ -46,14 +46,16 @@ def path(side: str) -> Path:
 def execute(python: str, script: Path, folder: Path):
     """Run `script` from `folder`, without site-packages and without this repository on the path."""
     words = [python, "-I", "-S", "-X", "dev", str(script)]
-    return subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
+    return subprocess.run(
+        words, cwd=folder, capture_output=True, encoding="utf-8", timeout=60, stdin=subprocess.DEVNULL
+    )
 
 
 def works(python: str, version: str) -> bool:
     """Whether `python` is there and is `version` (pyenv's shims are there even for a Python that is not)."""
     ask = [python, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
     try:
-        return subprocess.run(ask, capture_output=True, text=True, timeout=60).stdout.strip() == version
+        return subprocess.run(ask, capture_output=True, encoding="utf-8", timeout=60).stdout.strip() == version
     except OSError:
         return False
 
@@ -125,10 +127,10 @@ BROKEN = {
 
 def broken(side: str, old: str, new: str, folder: Path) -> Path:
     """A copy of that side's script in `folder`, with `new` for `old`."""
-    source = path(side).read_text()
+    source = path(side).read_text(encoding="utf-8")
     assert old in source
     script = folder / "broken.py"
-    script.write_text(source.replace(old, new))
+    script.write_text(source.replace(old, new), encoding="utf-8")
     return script
 
 
@@ -141,7 +143,7 @@ def test_broken_it_goes_red(how, tmp_path):
 
 def test_a_consumer_that_is_killed_is_waited_for_in_vain_and_leaves_nothing(tmp_path):
     script = broken("fixed", "self.shm.unlink()", "__import__('os')._exit(1)", tmp_path)
-    script.write_text(script.read_text().replace("timeout=10", "timeout=1"))
+    script.write_text(script.read_text(encoding="utf-8").replace("timeout=10", "timeout=1"), encoding="utf-8")
     before = machine.names()
     run = execute(sys.executable, script, tmp_path)
     assert (run.returncode, run.stdout) == (1, "")
@@ -154,14 +156,14 @@ def test_a_consumer_that_is_killed_is_waited_for_in_vain_and_leaves_nothing(tmp_
 
 @pytest.mark.parametrize("side", SIDES)
 def test_one_screen(side):
-    lines = path(side).read_text().splitlines()
+    lines = path(side).read_text(encoding="utf-8").splitlines()
     assert len(lines) <= 70
     assert max(map(len, lines)) <= 120
 
 
 @pytest.mark.parametrize("side", SIDES)
 def test_standard_library_only(side):
-    for node in ast.walk(ast.parse(path(side).read_text())):
+    for node in ast.walk(ast.parse(path(side).read_text(encoding="utf-8"))):
         assert not (isinstance(node, ast.ImportFrom) and node.level)
         names = [node.module] if isinstance(node, ast.ImportFrom) else []
         names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
@@ -170,7 +172,7 @@ def test_standard_library_only(side):
 
 @pytest.mark.parametrize("side", SIDES)
 def test_upstreams_names_can_be_searched_for(side):
-    nodes = list(ast.walk(ast.parse(path(side).read_text())))
+    nodes = list(ast.walk(ast.parse(path(side).read_text(encoding="utf-8"))))
     defined = {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
     used = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
     assert {"ShmPointerMMData", "__getstate__", "__setstate__", "materialize"} <= defined
@@ -182,7 +184,7 @@ def test_upstreams_names_can_be_searched_for(side):
 def test_only_main_prints(side):
     printing = [
         outer.name
-        for outer in ast.parse(path(side).read_text()).body
+        for outer in ast.parse(path(side).read_text(encoding="utf-8")).body
         if isinstance(outer, ast.FunctionDef | ast.ClassDef)
         and any(isinstance(node, ast.Name) and node.id == "print" for node in ast.walk(outer))
     ]
@@ -190,7 +192,7 @@ def test_only_main_prints(side):
 
 
 def test_the_pair_differs_in_the_fix_and_the_promise_only():
-    repro, fixed = (path(side).read_text().splitlines() for side in SIDES)
+    repro, fixed = (path(side).read_text(encoding="utf-8").splitlines() for side in SIDES)
     changed = [line for line in difflib.ndiff(repro, fixed) if line[:2] in ("- ", "+ ")]
     promise = [line for line in changed if line[2:].startswith(('"""', "    return 0 if "))]
     fix = [line[2:].strip() for line in changed if line not in promise]

@@ -84,12 +84,12 @@ def test_only_the_owner_may_read():
 
 def test_a_name_that_is_taken_is_not_overwritten(monkeypatch):
     monkeypatch.setattr(linked, "new_name", lambda: "sgl_shm_mm_taken")
-    (SHM / "sgl_shm_mm_taken").write_text("another's")
+    (SHM / "sgl_shm_mm_taken").write_text("another's", encoding="utf-8")
     try:
         result = run(n=2, fix=ONE_SEGMENT)
         assert result.verdict.outcome == "survived"
         assert result.names == []  # it went inline
-        assert (SHM / "sgl_shm_mm_taken").read_text() == "another's"
+        assert (SHM / "sgl_shm_mm_taken").read_text(encoding="utf-8") == "another's"
     finally:
         (SHM / "sgl_shm_mm_taken").unlink()
 

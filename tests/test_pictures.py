@@ -358,7 +358,7 @@ def test_the_wheel_is_the_dot_that_is_used():
 
 
 def test_else_the_one_on_the_path(no_wheel, monkeypatch, tmp_path):
-    (tmp_path / "dot").write_text(f"#!{sys.executable}\n{dot.WHEEL}")
+    (tmp_path / "dot").write_text(f"#!{sys.executable}\n{dot.WHEEL}", encoding="utf-8")
     (tmp_path / "dot").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert pictures.dot_path() == str(tmp_path / "dot")
@@ -375,7 +375,7 @@ def test_without_any_dot_the_text_is_shown_and_says_why(no_wheel, monkeypatch):
 
 
 def test_a_dot_that_fails_is_refused_in_one_line(no_wheel, monkeypatch, tmp_path):
-    (tmp_path / "dot").write_text("#!/bin/sh\necho first >&2\necho broken >&2\nexit 1\n")
+    (tmp_path / "dot").write_text("#!/bin/sh\necho first >&2\necho broken >&2\nexit 1\n", encoding="utf-8")
     (tmp_path / "dot").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(Refused, match=r"^\S+/dot drew nothing \(broken\): .*pygraphviz") as refused:

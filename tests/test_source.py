@@ -79,7 +79,7 @@ def test_a_download_is_unpacked_once_and_then_needs_no_network(cold_cache, monke
 @pytest.mark.network
 def test_a_cached_file_that_was_changed_is_not_run(cold_cache, monkeypatch):
     path = source.read("0.5.13", NAME).path
-    path.write_text("raise SystemExit('not what was released')")
+    path.write_text("raise SystemExit('not what was released')", encoding="utf-8")
     downloads = []
     monkeypatch.setattr(source, "_fetch", lambda release: downloads.append(release))
     source.read("0.5.13", NAME)
@@ -203,3 +203,19 @@ def test_a_hook_that_is_misspelled_is_refused():
     for path in ("sglang.srt.managers.mm_util.wrap_shm_features", "sglang.srt.managers.mm_utils.wrap_shm_feature"):
         with pytest.raises(Refused, match="wrap_shm_feature"):
             run(n=1, fix=Plug(hooks={path: print}))
+
+
+def test_of_pips_configuration_a_download_hears_only_the_way_to_a_registry(cold_cache, monkeypatch):
+    heard = {}
+
+    def refuse(command, *, env, **_):
+        heard.update(env)
+        return subprocess.CompletedProcess(command, 1, "", "ERROR: no")
+
+    monkeypatch.setattr(subprocess, "run", refuse)
+    monkeypatch.setenv("PIP_USER", "1")
+    monkeypatch.setenv("PIP_INDEX_URL", "https://mirror.example/simple")
+    with pytest.raises(Refused, match="ERROR: no"):
+        source.read("0.5.13", NAME)
+    assert "PIP_USER" not in heard
+    assert heard["PIP_INDEX_URL"] == "https://mirror.example/simple"

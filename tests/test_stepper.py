@@ -76,4 +76,4 @@ def test_only_one_recording_at_a_time(tmp_path):
         note("semaphore", name="x")
         with pytest.raises(RuntimeError, match="already recorded"), Recorder(tmp_path / "b", "tokenizer"):
             pass
-    assert '"name": "x"' in (tmp_path / "a").read_text()
+    assert '"name": "x"' in (tmp_path / "a").read_text(encoding="utf-8")

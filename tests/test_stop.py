@@ -25,7 +25,7 @@ def test_stopped(how, phase, script, short_path, host):
             **machine.on_host(host, short_path),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            text=True,
+            encoding="utf-8",
         )
         machine.wait_for(lambda: has_begun(short_path, phase), 300, f"the phase {phase}")
         run.send_signal(how)
@@ -45,5 +45,5 @@ def test_stopped(how, phase, script, short_path, host):
 
 def has_begun(folder, phase: str) -> bool:
     """Whether the run is in `phase`: in the middle of a boot, or with a segment to leave behind."""
-    events = "".join(file.read_text() for file in folder.glob("shm-kit-*/events.jsonl"))
+    events = "".join(file.read_text(encoding="utf-8") for file in folder.glob("shm-kit-*/events.jsonl"))
     return f'"phase": "{phase}"' in events and (phase == "boot" or '"what": "create"' in events)

@@ -47,7 +47,7 @@ def test_a_build_that_fails_leaves_nothing(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
     def half(folder: Path) -> None:
-        (folder / "config.json").write_text("{")
+        (folder / "config.json").write_text("{", encoding="utf-8")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(tiny_vlm, "build", half)

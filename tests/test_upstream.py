@@ -60,13 +60,13 @@ def test_red_with_the_installed_package_and_green_with_the_fix_applied(host, tmp
     """The file itself, on its own, with all of sglang imported."""
     environment, log = engine.environment("tiny", engine.CPU), tmp_path / "log"
     verdict = launcher.run(scenes.upstreams_test, Namespace(n=None), environment=environment, on=host, log=log)
-    assert verdict.answers == {"before": [4, 4, 0], "after": [4, 0, 0]}, log.read_text()[-2000:]
-    assert log.read_text().count(f" : {SHARED}") == 4
+    assert verdict.answers == {"before": [4, 4, 0], "after": [4, 0, 0]}, log.read_text(encoding="utf-8")[-2000:]
+    assert log.read_text(encoding="utf-8").count(f" : {SHARED}") == 4
 
 
 def test_it_stands_alone():
     """It imports nothing of this kit, and runs as a script."""
-    text = (machine.ROOT / "tests/upstream/test_parallel_sampling_shm_ownership.py").read_text()
+    text = (machine.ROOT / "tests/upstream/test_parallel_sampling_shm_ownership.py").read_text(encoding="utf-8")
     assert not any(
         f"{verb} {package}" in text for verb in ("from", "import") for package in ("repro", "fixed", "tests")
     )

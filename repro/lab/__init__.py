@@ -9,7 +9,8 @@ pictures   evidence as SVG, each with the same as text
 teaching   what notebooks call: show, step, grade
 
 `__main__` makes one experiment, `trigger_table` says when it crashes, `doctor` what is wrong with this machine. The
-ground: `terminal` (options, tables, progress), `releases` (facts), `places`, `folders`, `refused`.
+ground: `terminal` (options, tables, progress), `releases` (facts), `registry` (how packages are reached, out of
+what is `configured`), `places`, `folders`, `refused`.
 
 Arrows point downwards in this list of rooms' uses: teaching and the entries use both ways, both ways write evidence.
 No arrow leads from engine to lifted or back. `docs/architecture.md` walks one request through both.

@@ -18,13 +18,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
 from typing import Literal
+from urllib.parse import unquote
 
 from repro.lab import folders as kit_folders
 from repro.lab.engine import tiny_vlm
-from repro.lab.machine import device, preflight
+from repro.lab.machine import device, preflight, surroundings
 from repro.lab.machine.holders import held_inodes, inode
 from repro.lab.places import ROOT, SHM, cache_directory
 from repro.lab.refused import Refused
@@ -32,7 +33,9 @@ from repro.lab.releases import AFFECTED
 from repro.lab.terminal import OneLineParser
 
 LOCKS = ROOT / "requirements"
-SET_UP = "make setup"
+HERE = surroundings.here()
+SET_UP = HERE.mend
+KIT = "sglang-shm-kit"
 PYTHONS = (3, 10), (3, 13)
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 PYTHONS_NAMES = ("psm_*", "sem.mp-*")  # of any program's segments and semaphores
@@ -105,12 +108,17 @@ def linux() -> Check:
     return Check("OK", f"linux {os.uname().release}, {os.uname().machine}, {os.cpu_count()} cores")
 
 
+def environment() -> Check:
+    """OK; says which of the kit's environments this Python is, because the locks and the remedies depend on it."""
+    return Check("OK", f"the environment is {HERE.name}: {sys.prefix}")
+
+
 def lock(name: str) -> Check:
     """OK if all that the lock pins for this Python and platform is installed in the pinned version."""
     path = LOCKS / name
     shown = f"requirements/{name}"
     try:
-        lines = path.read_text().splitlines()
+        lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
         return Check("FAIL", f"cannot read {shown} ({error.strerror})", f"git checkout -- {shown}")
     if importlib.util.find_spec("packaging") is None:
@@ -123,6 +131,18 @@ def lock(name: str) -> Check:
     if wrong:
         return Check("FAIL", f"{shown}: {len(wrong)} of {len(pins)} packages differ ({_some(wrong)})", SET_UP)
     return Check("OK", f"{shown}: {len(pins)} packages as pinned")
+
+
+def kit() -> Check:
+    """OK if the kit is installed here from this checkout: then a notebook finds it from every folder."""
+    told = [
+        json.loads(text)["url"] for found in distributions(name=KIT) if (text := found.read_text("direct_url.json"))
+    ]
+    if not told:
+        return Check("FAIL", "the kit is not installed here, so that notebooks do not find it", HERE.bring_kit)
+    if unquote(told[0]) != unquote(ROOT.as_uri()):
+        return Check("FAIL", f"another checkout of the kit is installed here ({told[0]})", HERE.bring_kit)
+    return Check("OK", "the kit is installed from this checkout")
 
 
 def torch() -> Check:
@@ -148,7 +168,7 @@ def dot() -> Check:
     found = dot_path()
     if found:
         return Check("OK", f"dot {found}")
-    return Check("note", "no dot, object graphs are shown as text", f"{SET_UP}, or apt-get install graphviz")
+    return Check("note", "no dot, object graphs are shown as text", "apt-get install graphviz")
 
 
 def shared_memory() -> Check:
@@ -228,8 +248,9 @@ def folders() -> Check:
 CHECKS: tuple[Callable[[], Check], ...] = (
     python,
     linux,
-    partial(lock, "cpu.lock"),
-    partial(lock, "tools.lock"),
+    environment,
+    *(partial(lock, name) for name in HERE.locks),
+    kit,
     torch,
     sglang,
     dot,

@@ -100,7 +100,9 @@ def why_no_kernels() -> str:
         return "a GPU answers, but this environment has no sgl_kernel"
     trial = [sys.executable, "-c", "import torch, sgl_kernel"]
     try:
-        tried = subprocess.run(trial, cwd=os.sep, capture_output=True, text=True, errors="replace", timeout=LOADING)
+        tried = subprocess.run(
+            trial, cwd=os.sep, capture_output=True, encoding="utf-8", errors="replace", timeout=LOADING
+        )
     except subprocess.TimeoutExpired:
         return f"a GPU answers, but this environment's sgl_kernel does not load within {LOADING:.0f} s"
     if tried.returncode == 0:

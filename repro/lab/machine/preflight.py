@@ -8,6 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from repro.lab.machine import surroundings
 from repro.lab.places import SHM
 from repro.lab.refused import Refused
 
@@ -32,7 +33,9 @@ def require_parts() -> None:
     """Raise Refused if a package that the engine needs is not installed here."""
     missing = [package for module, package in PARTS.items() if importlib.util.find_spec(module) is None]
     if missing:
-        raise Refused(f"{sys.executable} has no {', '.join(missing)}", "run `make demo`, or use .venv/bin/python")
+        here = surroundings.here()
+        way_out = "run `make demo`, or use .venv/bin/python" if here is surroundings.CPU else here.mend
+        raise Refused(f"{sys.executable} has no {', '.join(missing)}", way_out)
 
 
 def require_image(path: Path) -> None:

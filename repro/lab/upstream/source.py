@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from repro.lab import registry
 from repro.lab.places import cache_directory
 from repro.lab.refused import Refused
 from repro.lab.releases import ALL, LAST, NEWEST, OLDEST
@@ -121,7 +122,14 @@ def _download(release: str, folder: Path) -> Path:
         command += ["--platform", platform]
     command += ["--dest", str(folder), f"sglang=={release}"]
     try:
-        run = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", timeout=LIMIT)
+        run = subprocess.run(
+            command,
+            env=registry.environment(),
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=LIMIT,
+        )
     except subprocess.TimeoutExpired:
         raise Refused(f"cannot download sglang {release} within {LIMIT:.0f} s", "check the network") from None
     wheels = list(folder.glob("*.whl"))
