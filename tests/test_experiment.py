@@ -19,7 +19,7 @@ def test_inline_transport_makes_no_names(knobs):
 
 def test_several_ranks_with_the_barrier_and_without():
     assert run(n=1, ranks=2).verdict.outcome == "survived"
-    race = run(n=1, ranks=2, barrier=False, late=0.2)
+    race = run(n=1, ranks=2, barrier=False, late=1.0)
     assert race.verdict.error == "FileNotFoundError"
     ends = [(event.role, event.what) for event in race.events if event.what in ("unlink", "open failed")]
     assert ends == [("scheduler", "unlink"), ("scheduler 1", "open failed")]
