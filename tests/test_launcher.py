@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from repro.lab.engine import launcher
+from repro.lab.evidence.verdict import TOO_LONG
 from tests import machine, scenes
 
 
@@ -51,7 +52,7 @@ def test_a_death_without_a_word_names_the_signal(name):
 
 def test_hung():
     verdict = launcher.run(scenes.hanging, Namespace(n=2), limits={"boot": 30, "generate": 0.5})
-    assert verdict.outcome == "hung"
+    assert (verdict.outcome, verdict.error) == ("hung", TOO_LONG)
     assert verdict.seconds.generate >= 0.5
 
 

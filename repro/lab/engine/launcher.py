@@ -20,7 +20,7 @@ from repro.lab import folders
 from repro.lab.engine import host
 from repro.lab.engine.warden import Report, Task
 from repro.lab.evidence import event, last_words, leftovers, recorder
-from repro.lab.evidence.verdict import Leftovers, Seconds, Verdict
+from repro.lab.evidence.verdict import TOO_LONG, Leftovers, Seconds, Verdict
 from repro.lab.refused import Refused
 
 LIMITS = {"boot": 300.0, "generate": 120.0}  # seconds
@@ -159,7 +159,7 @@ def _verdict(report: Report, arguments: Namespace) -> Verdict:
     elif "answers" in noted:
         verdict.outcome, verdict.answers = "survived", noted["answers"]["answers"]
     elif report.ended == "hung":
-        verdict.outcome = "hung"
+        verdict.outcome, verdict.error = "hung", TOO_LONG
     elif words := last_words.read(report.log):
         verdict.died_of(words, frames=FRAMES)
     else:

@@ -49,7 +49,7 @@ def _happened(verdict: Verdict) -> str:
     if verdict.outcome == "survived":
         return _answers(len(verdict.answers))
     if verdict.outcome == "hung":
-        return "no end within the limit: it was killed"
+        return f"{verdict.error}: it was killed"
     if verdict.outcome == "refused":
         return f"it could not be run: {verdict.message}"
     if verdict.error and verdict.error.endswith("SIGBUS"):

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from repro.lab.evidence.last_words import LastWords
 
 Outcome = Literal["crashed", "survived", "hung", "refused"]
+TOO_LONG = "no end within the limit"  # the error of a run that hung
 
 
 @dataclass

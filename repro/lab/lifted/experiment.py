@@ -17,7 +17,7 @@ from repro.lab.evidence import event, inotify, last_words, leftovers
 from repro.lab.evidence.event import NAMING, Event
 from repro.lab.evidence.inotify import Seen
 from repro.lab.evidence.recorder import Recorder
-from repro.lab.evidence.verdict import Leftovers, Seconds, Verdict
+from repro.lab.evidence.verdict import TOO_LONG, Leftovers, Seconds, Verdict
 from repro.lab.lifted.fault import Fault
 from repro.lab.lifted.pool import Schedulers, pool
 from repro.lab.lifted.request import arrays, make_request
@@ -197,7 +197,7 @@ def _verdict(tokenizer: Tokenizer, events: list[Event], log: str, release: str, 
     elif isinstance(error, SchedulerDied):
         verdict.outcome, verdict.error = "crashed", "scheduler killed by SIGKILL"
     elif isinstance(error, (asyncio.TimeoutError, TimeoutError)):
-        verdict.outcome, verdict.error = "hung", "no end within the limit"
+        verdict.outcome, verdict.error = "hung", TOO_LONG
     elif error is not None:
         verdict.outcome, verdict.error = "refused", type(error).__name__
         verdict.message, verdict.errno = str(error), getattr(error, "errno", None)
