@@ -85,3 +85,22 @@ def test_the_page_names_every_room_and_only_modules_that_exist():
 def test_test_modules_do_not_import_test_modules():
     for path in (machine.ROOT / "tests").glob("*.py"):
         assert not [name for name in house.imports(path) if re.search(r"(^|\.)test_", name)], path.name
+
+
+def test_no_private_name_is_tested():
+    for path in (machine.ROOT / "tests").glob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        ours = {name.rpartition(".")[2] for name in house.imports(path) if name in MODULES}
+        reached = [
+            f"{node.value.id}.{node.attr}"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in ours
+        ]
+        patched = [
+            f"{call.args[0].id}.{call.args[1].value}"
+            for call in ast.walk(tree)
+            if isinstance(call, ast.Call)
+            and [type(word) for word in call.args[:2]] == [ast.Name, ast.Constant]
+            and call.args[0].id in ours
+        ]
+        assert not [name for name in reached + patched if re.search(r"\._(?!_)", str(name))], path.name

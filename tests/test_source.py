@@ -81,7 +81,7 @@ def test_a_cached_file_that_was_changed_is_not_run(cold_cache, monkeypatch):
     path = source.read("0.5.13", NAME).path
     path.write_text("raise SystemExit('not what was released')", encoding="utf-8")
     downloads = []
-    monkeypatch.setattr(source, "_fetch", lambda release: downloads.append(release))
+    monkeypatch.setattr(source, "fetch", lambda release: downloads.append(release))
     source.read("0.5.13", NAME)
     assert downloads == ["0.5.13"]
 

@@ -91,7 +91,7 @@ def _cached(release: str, file: str) -> Path:
         raise Refused(f"sglang {release} has no {file}")
     path = cache_directory() / "releases" / name
     if not _is_whole(path, name):
-        _fetch(release)
+        fetch(release)
     return path
 
 
@@ -102,7 +102,7 @@ def _is_whole(path: Path, name: str) -> bool:
         return False
 
 
-def _fetch(release: str) -> None:
+def fetch(release: str) -> None:
     """Put the files of the release into the cache. Each is renamed into its place, so that a half-written one is never
     taken for a whole one."""
     place = cache_directory() / "releases"
