@@ -176,6 +176,15 @@ def test_an_affected_release_gets_the_designs_hooks(installed, tmp_path, release
     assert f"sglang {release} is patched in memory, design {design or DESIGNS[0]}: " in run.stderr
 
 
+def test_names_of_a_server_that_was_killed_with_its_tracker_are_removed_at_the_next_start(installed, tmp_path):
+    make = "from sglang_shm_hotfix.designs import shm_names; print(shm_names.new_name())"
+    name = machine.command("-c", make, PYTHONPATH=str(installed)).stdout.strip()
+    (machine.SHM / name).touch()
+    run = register(installed, tmp_path, "0.5.12.post1")
+    assert not (machine.SHM / name).exists()
+    assert run.stderr.splitlines()[1] == f"{SAYS}names of killed processes that were removed from /dev/shm: 1"
+
+
 @pytest.mark.parametrize("release", ["0.5.10.post1", "0.5.12.post2", "0.5.13", "0.5.23"])
 def test_any_other_release_is_left_alone(installed, tmp_path, release):
     run = register(installed, tmp_path, release)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import deepcopy, detach, one_segment_many_names, pure_wrap, reference_count, segment_per_pickle
+from . import deepcopy, detach, one_segment_many_names, pure_wrap, reference_count, segment_per_pickle, shm_names
 
 HANDLER = "_handle_batch_request"  # where the expansion points are
 SCHEDULERS = ("__setstate__", "materialize", "unwrap_shm_features", "has_shm_features")  # what runs on the other side
@@ -53,10 +53,11 @@ def _design(module: Any, owner: str, *needs: Any, name: str = "") -> Design:
 
 
 THE_CONSUMER = "each consumer its segment"
+THE_KERNEL = "each consumer its name, the kernel the memory"
 COPIES = _design(detach, THE_CONSUMER, name="copies_at_both_points")
 DEEPCOPY = _design(deepcopy, THE_CONSUMER)
 PURE_WRAP = _design(pure_wrap, THE_CONSUMER, detach)
 SEGMENT_PER_PICKLE = _design(segment_per_pickle, THE_CONSUMER)
-ONE_SEGMENT = _design(one_segment_many_names, "each consumer its name, the kernel the memory", pure_wrap, detach)
-REFERENCE_COUNT = _design(reference_count, "the tokenizer, after the last answer", pure_wrap, detach)
+ONE_SEGMENT = _design(one_segment_many_names, THE_KERNEL, shm_names, pure_wrap, detach)
+REFERENCE_COUNT = _design(reference_count, "the tokenizer, after the last answer", shm_names, pure_wrap, detach)
 DESIGNS = (COPIES, DEEPCOPY, PURE_WRAP, SEGMENT_PER_PICKLE, ONE_SEGMENT, REFERENCE_COUNT)

@@ -14,9 +14,17 @@ Stands around four functions of sglang, in the tokenizer's process only; the sch
   features go inline, in the message;
 * `ShmPointerMMData.__init__`: takes a name instead of a segment.
 
-A fifth, `kill_process_tree`, is for the day on which the scheduler dies all the same: sglang then kills its own tree
-with SIGKILL, the resource tracker included, and who would remove the names that were sent and never opened? In every
-other end of the tokenizer, SIGKILL included, the tracker does: each name is registered with it as Python's own are.
+A fifth, `kill_process_tree`, is for the day on which the scheduler dies all the same. sglang then kills its own tree
+with SIGKILL, the resource tracker included; the hook first removes the names that were sent and never opened. If the
+tokenizer alone is killed, the tracker removes them. The tracker can do that at every moment, for each name is
+registered with it *before* the name is made.
+
+**What is left all the same.** Names stay if the tokenizer and its tracker are killed at the same instant: a SIGKILL of
+the process group, or the kernel's out-of-memory killer on a whole container. No code of the group runs then.
+`shm_names.sweep_the_dead` removes such names later; the hotfix calls it when a server starts. It removes a name only if
+this design made it, in this pid namespace, and if its process is dead. So a name of another container stays, if the
+containers share a /dev/shm, because its process may be alive there; and a name stays while another process has the
+number of the dead one.
 
 **What it relies on.** Linux with a tmpfs in /dev/shm that tokenizer and scheduler both see. Consumers that unlink the
 name they were sent, once, after all of them have opened it (sglang's barrier sees to that), and do not write through
@@ -39,30 +47,27 @@ import errno
 import inspect
 import logging
 import os
-import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from multiprocessing import resource_tracker
-from multiprocessing.shared_memory import SharedMemory
 from typing import Any
 
 from .pure_wrap import pure_wrap
+from .shm_names import NAMES_ARE_FILES, SHM, created, linked_to, new_name, of_this_process, remove
 
-SHM = "/dev/shm"
-NAMES_ARE_FILES = os.path.isdir(SHM)
 CANNOT_LINK = (errno.EPERM, errno.EACCES, errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP)
-TOKEN = secrets.token_hex(8)  # of this process's names; each has another of its own
+NO_MORE_LINKS = (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMLINK)  # tmpfs counts a hard link as an inode
 logger = logging.getLogger(__name__)
 
 
 @dataclass
 class Segment:
-    """A feature's segment: the names that no send has taken yet. The tensor is kept so that no other can have its id
-    meanwhile."""
+    """A feature's segment: the names that no send has taken yet, and how many sends are still to come. The tensor is
+    kept so that no other can have its id meanwhile."""
 
     tensor: Any
-    names: list[str]
+    sends: int
+    names: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -74,12 +79,16 @@ class Batch:
 
     def name_for(self, tensor: Any) -> str:
         """A name for the next send of `tensor`. The first one writes the segment and makes names for all, while no
-        consumer is in the way: in one directory, the kernel lets only one process at a time link or unlink. Raises
-        OSError, and then leaves none of them."""
+        consumer is in the way: in one directory, the kernel lets only one process at a time link or unlink. Where there
+        is no room for all names, the sends that come when they are used up write another segment. Raises OSError, and
+        then leaves none of them."""
         segment = self.segments.get(id(tensor))
-        if segment is None or not segment.names:
-            segment = self.segments[id(tensor)] = Segment(tensor, [new_segment(tensor)])
-            add_names(segment.names, self.sends - 1)
+        if segment is None or segment.sends == 0:  # the same tensor may be in several items
+            segment = self.segments[id(tensor)] = Segment(tensor, self.sends)
+        if not segment.names:
+            segment.names.append(new_segment(tensor))
+            add_names(segment.names, segment.sends - 1)
+        segment.sends -= 1
         return segment.names.pop()
 
     def close(self) -> None:
@@ -162,7 +171,7 @@ def wrap_shm_features(original: Callable[[Any], Any], request: Any) -> Any:
         return pure_wrap(original, request)
     except OSError as error:
         remove(taken.get() or [])
-        say_once(f"no shared memory ({error}): features are sent inline while that lasts")
+        say_once("features are sent inline while there is no shared memory", error)
         return request
 
 
@@ -189,7 +198,7 @@ def new_segment(tensor: Any) -> str:
     content = memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     if not content:
         raise OSError(errno.EINVAL, "a segment cannot be empty")
-    segment = SharedMemory(new_name(), create=True, size=len(content))  # exclusively, and known to the tracker
+    segment = created(new_name(), len(content))
     try:
         while content:
             content = content[os.write(segment._fd, content) :]
@@ -202,37 +211,21 @@ def new_segment(tensor: Any) -> str:
 
 
 def add_names(names: list[str], count: int) -> None:
-    """Add so many names for the segment that `names[0]` names; none where links cannot be made. Raises OSError, and
-    then removes all of them, the first included."""
+    """Add up to so many names for the segment that `names[0]` names: as many as there is room for, and none where links
+    cannot be made. Raises OSError for any other reason, and then removes all of them, the first included."""
     try:
-        while Links.work and count:
-            os.link(f"{SHM}/{names[0]}", f"{SHM}/{(name := new_name())}")
-            resource_tracker.register(f"/{name}", "shared_memory")  # as SharedMemory does for what it creates
-            names.append(name)
+        while Links.work and count > 0:
+            names.append(linked_to(names[0]))
             count -= 1
     except OSError as error:
         if error.errno in CANNOT_LINK:
             Links.work = False
-            say_once(f"no links in {SHM} ({error}): every send gets a segment of its own")
-        elif error.errno != errno.EMLINK:  # that many names are enough for one segment
+            say_once(f"every send gets a segment of its own, for there are no links in {SHM}", error)
+        elif error.errno in NO_MORE_LINKS:  # those that were made are good
+            say_once("some sends get a segment of their own, for there is no room for all names", error)
+        else:
             remove(names)
             raise
-
-
-def new_name() -> str:
-    """A name that nobody can guess; with the process in it, as sglang has it from 0.5.14 on."""
-    return f"{_ours()}{secrets.token_hex(8)}"
-
-
-def remove(names: list[str]) -> None:
-    """Unlink `names`, those that no consumer has unlinked, and empty the list."""
-    for name in names:
-        try:
-            os.unlink(f"{SHM}/{name}")
-        except FileNotFoundError:
-            continue
-        resource_tracker.unregister(f"/{name}", "shared_memory")
-    names.clear()
 
 
 def kill_process_tree(original: Callable, *arguments: Any, **named: Any) -> None:
@@ -240,22 +233,19 @@ def kill_process_tree(original: Callable, *arguments: Any, **named: Any) -> None
     Stands around `kill_process_tree` (utils/common.py)."""
     pid = arguments[0] if arguments else named.get("parent_pid")
     if pid in (None, os.getpid()) and NAMES_ARE_FILES:
-        remove([entry for entry in os.listdir(SHM) if entry.startswith(_ours())])
+        remove(of_this_process())
     original(*arguments, **named)
 
 
-def say_once(line: str) -> None:
-    """Log a warning, the first time that this process has to say it."""
-    if line not in said:
-        said.add(line)
-        logger.warning("one_segment_many_names: %s", line)
+def say_once(consequence: str, error: OSError) -> None:
+    """Log a warning, the first time that this process comes to this consequence for this reason. (The error's text does
+    not count: it holds the random name.)"""
+    if (consequence, error.errno) not in said:
+        said.add((consequence, error.errno))
+        logger.warning("one_segment_many_names: %s (%s)", consequence, error)
 
 
-def _ours() -> str:
-    return f"sgl_shm_mm_{os.getpid()}_{TOKEN}_"
-
-
-said: set[str] = set()
+said: set[tuple[str, int | None]] = set()  # at most a few: consequences times errors
 HOOKS = {
     "sglang.srt.managers.tokenizer_manager.TokenizerManager._handle_batch_request": handle_batch_request,
     "sglang.srt.managers.tokenizer_manager.TokenizerManager._send_one_request": send_one_request,

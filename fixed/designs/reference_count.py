@@ -24,8 +24,9 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
-from .one_segment_many_names import SHM, made_with, new_segment, remove
+from .one_segment_many_names import made_with, new_segment
 from .pure_wrap import pure_wrap
+from .shm_names import SHM, remove
 
 
 @dataclass

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from .designs import one_segment_many_names, pure_wrap, segment_per_pickle
+from .designs import one_segment_many_names, pure_wrap, segment_per_pickle, shm_names
 
 SWITCH = "SGLANG_SHM_HOTFIX"  # environment variable: a design, or OFF
 OFF = "off"
@@ -33,7 +33,8 @@ SERVER = "sglang.srt.entrypoints.http_server:app"
 def register() -> None:
     """Register the hooks of the design that `SGLANG_SHM_HOTFIX` names, on an affected release, and say so in one line.
     sglang's `load_plugins` calls this. For a design that does not exist: SystemExit with status 2, which `load_plugins`
-    does not catch; a server that was meant to be protected must not start without.
+    does not catch; a server that was meant to be protected must not start without. Names in /dev/shm that a server
+    with the hotfix had to leave, because it was killed together with its resource tracker, are removed.
 
     It is called in the main process, which is the tokenizer's, and again in each scheduler. No hook does anything in a
     scheduler, where finding the functions to stand around costs an import, 0.3 s of its boot. But nothing tells the two
@@ -53,6 +54,8 @@ def register() -> None:
         _hook({**DESIGNS[chosen], "uvicorn.run": run_workers_with_plugins})
         places = ", ".join(path.removeprefix("sglang.srt.") for path in DESIGNS[chosen])
         _say(f"sglang {release} is patched in memory, design {chosen}: {places} ({SWITCH}={OFF} switches it off)")
+        if swept := shm_names.sweep_the_dead():
+            _say(f"names of killed processes that were removed from {shm_names.SHM}: {len(swept)}")
 
 
 def run_workers_with_plugins(run: Callable[..., None], app: Any, *arguments: Any, **named: Any) -> None:

@@ -1,0 +1,114 @@
+"""One segment, many names: how its names are built, who removes those of a process that was killed, and who may not."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from fixed.designs import ONE_SEGMENT, shm_names
+from repro.lab.releases import NEWEST
+from repro.lab.upstream import source
+from tests import machine
+from tests.kill_windows import LINKS
+
+LAB = ["--n", "2", "--fix", ONE_SEGMENT.name, "--json"]
+SWEEP = "srt/utils/stale_shm_cleanup.py"  # sglang's own, from 0.5.14 on
+
+
+def test_names_cannot_be_guessed_or_met_by_chance():
+    made = {shm_names.new_name() for _ in range(1000)}
+    assert len(made) == 1000
+    assert {shm_names.NAME.fullmatch(each)["pid"] for each in made} == {str(os.getpid())}
+
+
+@pytest.mark.network
+def test_sglangs_own_sweep_can_tell_whose_a_name_is():
+    path = source.read(NEWEST, SWEEP).path
+    spec = importlib.util.spec_from_file_location("stale_shm_cleanup", path)
+    sweep = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sweep)
+    assert sweep._creator_pid(shm_names.new_name()) == os.getpid()
+    assert not shm_names.NAME.fullmatch(sweep.make_shm_name("mm"))  # and ours leaves sglang's own alone
+
+
+def test_nothing_is_left_wherever_the_tokenizer_is_killed():
+    """By SIGKILL, alone, after each call that makes or removes a name, or tells the resource tracker of one."""
+    told = json.loads(machine.command("-m", "tests.kill_windows").stdout)
+    calls = [call for call, _ in told["killed"]]
+    assert calls[:3] == ["register", "shm_open", "register"]
+    assert calls[3:] == ["register", "link"] * LINKS + ["unlink", "unregister"] * (1 + LINKS)
+    assert {left for _, left in told["killed"]} == {0}, told["killed"]
+    assert told["at_last"] == ""  # the tracker complains of a name that it does not know
+
+
+@pytest.fixture
+def dead():
+    """The number of a process that is gone."""
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    return child.pid
+
+
+@pytest.fixture
+def named():
+    """Makes a name in /dev/shm, which is there no more when the test is over."""
+    made = []
+
+    def make(name: str) -> str:
+        (machine.SHM / name).touch()
+        made.append(name)
+        return name
+
+    yield make
+    for name in made:
+        (machine.SHM / name).unlink(missing_ok=True)
+
+
+def test_names_of_dead_processes_are_swept_and_no_others(dead, named):
+    mine = shm_names.new_name()
+    random = mine.rpartition("_")[2]
+    swept = [named(f"sgl_shm_mm_{dead}_{random}"), named(f"sgl_shm_mm_{dead}_{random[:8]}{'0' * 24}")]
+    kept = [
+        named(mine),
+        named(f"sgl_shm_mm_1_{random}"),  # another user's, perhaps: alive
+        named(f"sgl_shm_mm_{dead}_deadbeef"),  # sglang's own
+        named(f"sgl_shm_mm_{dead}_{'f' * 8}{random[8:]}"),  # of another pid namespace
+        named(f"sgl_shm_mm_0_{random}"),  # no process
+        named(f"sgl_shm_mm_{dead}_{random}0"),
+        named(f"psm_{random}"),
+    ]
+    before = machine.names()
+    assert set(shm_names.sweep_the_dead()) == set(swept)
+    assert before - machine.names() == set(swept)
+    assert set(kept) <= machine.names()
+
+
+def test_a_process_in_another_pid_namespace_is_not_taken_for_dead():
+    """It may be a server in another container, with the same /dev/shm."""
+    there = "from fixed.designs import shm_names; print(shm_names.new_name())"
+    apart = subprocess.run(
+        ["unshare", "--pid", "--fork", "--map-root-user", sys.executable, "-c", there],
+        cwd=machine.ROOT,
+        capture_output=True,
+        text=True,
+    )
+    if apart.returncode:
+        pytest.skip("nobody may have a pid namespace here")
+    theirs = shm_names.NAME.fullmatch(apart.stdout.strip())
+    assert theirs["namespace"] != shm_names.NAME.fullmatch(shm_names.new_name())["namespace"]
+
+
+def test_a_segment_that_may_not_be_so_large_is_no_traceback_of_the_tracker():
+    """`ulimit -f`: the name is made, and cannot get its size. Features go inline, and nobody complains."""
+    limit = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000));"
+    lab = f"import fixed.lab; from repro.lab import __main__ as lab; sys.exit(lab.main({LAB}, fixes=fixed.lab.FIXES))"
+    run = machine.command("-c", limit + lab)
+    assert "Traceback" not in run.stderr, run.stderr
+    told = json.loads(run.stdout)
+    assert (told["outcome"], len(told["answers"]), told["faults"]) == ("survived", 2, [])
+    assert {send["inline"] > 100_000 for send in told["sends"]} == {True}
