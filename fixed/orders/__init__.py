@@ -1,0 +1,14 @@
+"""Every order of events. A run shows one order in which the processes' system calls came; here a model of the protocol
+tries all of them, with at most one fault at any moment.
+
+protocols    the designs, as programs of system calls
+machine      tokenizer, ranks, tracker and sglang's tree kill: which call may come next
+explorer     every order of them, what is wrong in some, and the shortest such order
+lanes        an order as lanes, as text and as SVG
+"""
+
+from fixed.orders.explorer import Explored, explore
+from fixed.orders.machine import FAULTS, Act, Machine
+from fixed.orders.protocols import PROTOCOLS, Protocol, Step
+
+__all__ = ["FAULTS", "PROTOCOLS", "Act", "Explored", "Machine", "Protocol", "Step", "explore"]

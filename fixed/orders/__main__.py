@@ -1,0 +1,95 @@
+"""`python -m fixed.orders`: every order of events of every design, with every fault, and the shortest that is wrong."""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+
+from fixed.orders import lanes
+from fixed.orders.explorer import Explored, explore
+from fixed.orders.machine import FAULTS
+from fixed.orders.protocols import MANY_NAMES, PROTOCOLS
+from repro.lab.refused import Refused
+from repro.lab.terminal import OneLineParser, aligned, count
+
+LARGEST = 4  # samples, and ranks
+HEADS = ("protocol", "n", "ranks", "states", "transitions", "orders", "segments", "seconds", "verdict")
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """0: of all protocols, `many names` alone is right, as it should be. 1: not so. 2: bad usage."""
+    try:
+        arguments = parse(words)
+        found = explored(arguments)
+    except Refused as refusal:
+        print(f"fixed.orders: {refusal}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    print(json.dumps([as_dict(each) for each in found], indent=2) if arguments.json else "\n".join(told(found)))
+    return int(any(each.right is not (each.protocol is MANY_NAMES) for each in found))
+
+
+def explored(arguments: Namespace) -> list[Explored]:
+    """What was asked for; if nothing was, each protocol once, and the right one with up to four samples and ranks."""
+    faults = FAULTS if arguments.fault is None else [] if arguments.fault == ["none"] else arguments.fault
+    ns, ranks = arguments.n or [2], arguments.ranks or [2]
+    chosen = [protocol for protocol in PROTOCOLS if arguments.protocol in (None, protocol.name, *protocol.designs)]
+    if not chosen:
+        known = [name for protocol in PROTOCOLS for name in (protocol.name, *protocol.designs)]
+        raise Refused(f"no protocol {arguments.protocol!r}", f"give one of: {', '.join(known)}")
+    found = [explore(protocol, n, rank, faults) for protocol in chosen for n in ns for rank in ranks]
+    if not (arguments.n or arguments.ranks or arguments.protocol):
+        scales = [(n, rank) for n in range(1, LARGEST + 1) for rank in range(1, LARGEST + 1) if (n, rank) != (2, 2)]
+        found += [explore(MANY_NAMES, n, rank, faults) for n, rank in scales]
+    return found
+
+
+def told(found: Sequence[Explored]) -> Iterator[str]:
+    """The table; then, for each protocol that is wrong, the shortest order."""
+    rows = [HEADS]
+    for each in found:
+        scale = each.n, each.ranks, f"{each.states:,}", f"{each.transitions:,}", _power(each.orders), each.peak
+        rows.append((each.protocol.name, *scale, f"{each.seconds:.2f}", each.verdict))
+    yield from aligned(rows, right=slice(1, 8))
+    states, seconds = sum(each.states for each in found), sum(each.seconds for each in found)
+    yield f"{states:,} states, {_power(sum(each.orders for each in found))} orders, {seconds:.1f} s"
+    for protocol in {each.protocol.name: each.protocol for each in found}.values():
+        faults = {fault for each in found if each.protocol is protocol for fault in each.left}
+        if faults and protocol.designs:
+            yield f"{protocol.name} leaves names after: {', '.join(sorted(faults))}. Its document says so."
+    shown = {each.protocol.name: each for each in reversed(found) if not each.right}
+    for each in reversed(shown.values()):
+        yield ""
+        yield from lanes.told(each)
+
+
+def as_dict(explored: Explored) -> dict[str, object]:
+    """What --json tells of one exploration."""
+    same = "n", "ranks", "faults", "states", "transitions", "orders", "peak", "seconds", "verdict", "left"
+    acts = {kind: [act._asdict() for act in order] for kind, order in explored.wrong.items()}
+    told = {name: getattr(explored, name) for name in same}
+    return {"protocol": explored.protocol.name, "designs": list(explored.protocol.designs), **told, "wrong": acts}
+
+
+def _power(number: int) -> str:
+    return f"{number:,}" if number < 1_000_000 else f"{number:.1e}".replace("e+", "e")
+
+
+def parse(words: Sequence[str] | None) -> Namespace:
+    """The command line. Raises Refused, in one line, where argparse would print its usage."""
+    parser = OneLineParser(prog="python -m fixed.orders", description=__doc__)
+    parser.add_argument("--protocol", help="one protocol, by its name or by a design's (default: all)")
+    parser.add_argument(
+        "--n", type=count, nargs="+", help="how many samples (default: 2, and 1 to 4 for the right one)"
+    )
+    parser.add_argument("--ranks", type=count, nargs="+", help="how many tensor-parallel ranks (default: likewise)")
+    parser.add_argument("--fault", nargs="+", help=f"none, or some of: {', '.join(map(repr, FAULTS))} (default: all)")
+    parser.add_argument("--json", action="store_true", help="print a list and nothing else")
+    return parser.parse_args(words)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,205 @@
+"""The processes of one server as a machine: in each state, which system call of which process may come next.
+
+A state is a tuple of numbers. `place` is the tokenizer's place in its program; `names` are the names that exist, a bit
+each; `known` those that the resource tracker knows; `fault` what has gone wrong; `version` whose pixels the segment of
+name 0 holds; and then, for each rank, how far it is: so many sends done, and the phase of the next one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from fixed.orders.protocols import Protocol, Step, sends_of
+
+NONE, FAILED, GONE, RANK_KILLED, KILLED, GROUP_KILLED = range(6)  # what was made to go wrong
+NO_NAME, NO_PIXELS = 10, 20  # added to it: what went wrong with a consumer, while the server had no reason to die
+FAULTS = {
+    "failed send": FAILED,
+    "client gone": GONE,
+    "scheduler killed": RANK_KILLED,
+    "tokenizer killed": KILLED,
+    "all killed at once": GROUP_KILLED,
+}
+TOKENIZER, TRACKER = "tokenizer", "tracker"
+TIDYING, DEAD = (
+    -1,
+    -1000,
+)  # the tokenizer's place before sglang kills the tree, and after SIGKILL; less the sends so far
+IDLE, OPENED, FORWARDED, READ, UNLINKED = range(5)  # the phases of a rank
+PHASES = 5
+OVER = -1  # how far a dead rank is
+State = tuple[int, ...]
+
+
+class Act(NamedTuple):
+    """`who` did `what` to the name of that number (-1: to none), for the send of that number (-1: for none)."""
+
+    who: str
+    what: str
+    name: int = -1
+    send: int = -1
+
+
+class Machine:
+    """A protocol with n samples and so many ranks; `faults` are those of FAULTS that may come, at most one a run."""
+
+    def __init__(self, protocol: Protocol, n: int, ranks: int, faults: Iterable[str] = ()) -> None:
+        self.protocol, self.n, self.ranks = protocol, n, ranks
+        self.faults = {FAULTS[fault] for fault in faults}
+        self.sends = sends_of(n)
+        self.program = list(protocol.program(n))
+        self.end = len(self.program)
+        self.sent = [0]  # at each place of the program: so many sends are out
+        self.name_of: dict[int, int] = {}  # send -> its name
+        for step in self.program:
+            self.sent.append(self.sent[-1] + (step.what == "send"))
+            if step.what == "send":
+                self.name_of[step.send] = step.name
+        self._no_ranks = [OVER] * ranks
+        self._code = [*self.program, Step("end")]
+        self._out = [*self.sent]
+        self._after_fault = {place: self._gives_back(place) for place in range(self.end)}
+        self.initial: State = (0, 0, 0, NONE, 0, *[0] * ranks)
+
+    def segments(self, state: State) -> int:
+        """How many segments have a name in this state."""
+        names = state[1]
+        linked = any(step.what == "link" for step in self.program)
+        return int(names > 0) if linked else names.bit_count()
+
+    def answered(self, state: State) -> int:
+        """How many sends rank 0 has answered."""
+        return state[5] // PHASES
+
+    def successors(self, state: State) -> list[tuple[Act, State]]:
+        """Whatever may come next, and the state after it. None where the run is over."""
+        place, _, _, fault, _, *ranks = state
+        if fault >= NO_NAME:
+            return []
+        found: list[tuple[Act, State]] = []
+        if DEAD < place <= TIDYING:
+            found.append(self._before_the_tree_kill(state))
+        elif place >= 0:
+            if self._code[place].what != "end":
+                found += self._of_the_tokenizer(state)
+            if fault == RANK_KILLED:
+                found.append((Act(TOKENIZER, "learns of the death"), (TIDYING - self.out(place), *state[1:])))
+        for rank in range(self.ranks):
+            if ranks[rank] != OVER and (after := self._of_a_rank(state, rank)):
+                found.append(after)
+        if place <= DEAD:
+            found += self._after_the_tokenizer(state)
+        elif fault == NONE and self._code[place].what != "end":
+            found += self._kills(state)
+        return found
+
+    def out(self, place: int) -> int:
+        """How many sends have left when the tokenizer is at this place."""
+        if place >= 0:
+            return self._out[place]
+        return (DEAD if place <= DEAD else TIDYING) - place
+
+    def _of_the_tokenizer(self, state: State) -> Iterable[tuple[Act, State]]:
+        place, names, known, fault, version, *ranks = state
+        what, name, send = step = self._code[place]
+        act, bit = Act(TOKENIZER, *step), 1 << name
+        if what == "register":
+            yield act._replace(send=-1), (place + 1, names, known | bit, fault, version, *ranks)
+        elif what in ("create", "link"):
+            yield act._replace(send=-1), (place + 1, names | bit, known, fault, version, *ranks)
+        elif what == "unlink":
+            yield act._replace(send=-1), (place + 1, names & ~bit, known & ~bit, fault, version, *ranks)
+        elif what == "send":
+            yield act, (place + 1, *state[1:])
+            if fault == NONE and FAILED in self.faults:
+                yield act._replace(what="send fails"), (self._after_fault[place], names, known, FAILED, version, *ranks)
+        elif what == "await":
+            if ranks[0] // PHASES >= send:
+                yield Act(TOKENIZER, "gets the answer", -1, send - 1), (place + 1, *state[1:])
+            if fault == NONE and GONE in self.faults:
+                yield (
+                    Act(TOKENIZER, "client goes away"),
+                    (self._after_fault[place], names, known, GONE, version, *ranks),
+                )
+        elif what == "rewrite" and names == 1:  # only name 0
+            yield act._replace(name=0), (place + 1, names, known, fault, send, *ranks)
+        elif what == "rewrite":
+            yield Act(TOKENIZER, "writes a segment of its own", -1, send), (self.end, *state[1:])
+
+    def _of_a_rank(self, state: State, rank: int) -> tuple[Act, State] | None:
+        place, names, known, fault, version, *ranks = state
+        send, phase = divmod(ranks[rank], PHASES)
+        if send == self.sends:
+            return None
+        name = self.name_of[send]
+        who, bit = f"rank {rank}", 1 << name
+        what, after = "", phase + 1
+        if phase == IDLE:
+            if not self._has_arrived(state, rank, send):
+                return None
+            what = "open"
+            if not names & bit:
+                what, after = "open fails", None
+                fault += NO_NAME * (fault not in (RANK_KILLED, KILLED))  # there, the server dies anyway
+            elif rank or self.ranks == 1:
+                after = FORWARDED
+        elif phase == OPENED:
+            what = "forward"
+        elif phase == FORWARDED:
+            if self.protocol.barrier and any(far < send * PHASES + OPENED for far in ranks):
+                return None
+            what = "read" if version <= send else "reads other pixels"
+            fault += NO_PIXELS * (version > send)
+        elif phase == READ:
+            what = "unlink" if self.protocol.consumer_unlinks else "close"
+            if self.protocol.consumer_unlinks:
+                names, known = names & ~bit, known & ~bit
+            after = UNLINKED if rank == 0 else PHASES
+        elif phase == UNLINKED:
+            what, after = "answer", PHASES
+        ranks[rank] = OVER if after is None else send * PHASES + after
+        named = name if what not in ("answer", "forward") else -1
+        return Act(who, what, named, send), (place, names, known, fault, version, *ranks)
+
+    def _has_arrived(self, state: State, rank: int, send: int) -> bool:
+        return self.out(state[0]) > send if rank == 0 else state[5] >= send * PHASES + FORWARDED
+
+    def _kills(self, state: State) -> Iterable[tuple[Act, State]]:
+        place, names, known, _, version, *ranks = state
+        if RANK_KILLED in self.faults:
+            for rank in range(self.ranks):
+                after = [*ranks[:rank], OVER, *ranks[rank + 1 :]]
+                yield Act(f"rank {rank}", "is killed"), (place, names, known, RANK_KILLED, version, *after)
+        dead = DEAD - self.out(place)
+        if KILLED in self.faults:
+            yield Act(TOKENIZER, "is killed"), (dead, names, known, KILLED, version, *ranks)
+        if GROUP_KILLED in self.faults:
+            yield Act(TOKENIZER, "all are killed at once"), (dead, names, 0, GROUP_KILLED, version, *self._no_ranks)
+
+    def _before_the_tree_kill(self, state: State) -> tuple[Act, State]:
+        place, names, known, fault, version, *ranks = state
+        if self.protocol.tidies and names:
+            name = (names & -names).bit_length() - 1
+            return Act(TOKENIZER, "unlink", name), (place, names & ~(1 << name), known, fault, version, *ranks)
+        return Act(TOKENIZER, "kills the tree"), (DEAD - self.out(place), names, 0, fault, version, *self._no_ranks)
+
+    def _after_the_tokenizer(self, state: State) -> Iterable[tuple[Act, State]]:
+        """The ranks follow it; then the tracker removes what it knows. (After a kill of all it knows nothing more.)"""
+        place, names, known, fault, version, *ranks = state
+        if any(far != OVER for far in ranks):
+            yield Act("ranks", "are killed, too"), (*state[:5], *self._no_ranks)
+        elif names & known:
+            name = (names & known & -(names & known)).bit_length() - 1
+            yield Act(TRACKER, "unlink", name), (place, names & ~(1 << name), known, fault, version, *ranks)
+
+    def _gives_back(self, place: int) -> int:
+        """Where the program goes on after a fault at this place: at the steps that give back what was not sent."""
+        made = [step.name for step in self.program[:place] if step.what in ("create", "link")]
+        away = {step.name for step in self.program[:place] if step.what == "send"}
+        failed = [step.name for step in self.program[place : place + 1] if step.what == "send"]
+        removed = failed + [name for name in made if name not in away and name not in failed]
+        steps = [Step("unlink", name) for name in removed] if self.protocol.gives_back else []
+        self._code += [*steps, Step("end")]
+        self._out += [self.sent[place]] * (len(steps) + 1)
+        return len(self._code) - len(steps) - 1

@@ -1,0 +1,152 @@
+"""The designs as programs of system calls: what the tokenizer does for one request, a step at a time.
+
+A program is a list of steps, so that it can be read, changed and explored. A name is a number here. What the consumers
+do is the same for all designs, for all run sglang's scheduler: it opens the name that it was sent, waits for the other
+ranks, reads, and unlinks the name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+What = Literal["register", "create", "link", "send", "await", "unlink", "rewrite"]
+
+
+class Step(NamedTuple):
+    """One thing that the tokenizer does, mostly to one `name`.
+
+    `register` tells the resource tracker of the name; `create` makes it, with a segment; `link` makes it for the
+    segment of name 0; `unlink` removes it. `send` sends it, as the send of that number. `await` waits until so many
+    sends are answered (`send`). `rewrite` writes the pixels of the send of that number into the segment of name 0, if
+    the segment has no other name now.
+    """
+
+    what: What
+    name: int = 0
+    send: int = 0
+
+
+def register(name: int) -> Step:
+    return Step("register", name)
+
+
+def create(name: int) -> Step:
+    return Step("create", name)
+
+
+def link(name: int) -> Step:
+    return Step("link", name)
+
+
+def unlink(name: int) -> Step:
+    return Step("unlink", name)
+
+
+def send(number: int, name: int) -> Step:
+    return Step("send", name, number)
+
+
+def answers(count: int) -> Step:
+    return Step("await", send=count)
+
+
+def rewrite(number: int) -> Step:
+    return Step("rewrite", send=number)
+
+
+Program = Sequence[Step]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A protocol of one design, or of several. `program(n)` is what the tokenizer does for a request with n samples.
+
+    `gives_back`: when a send fails or the client goes away, the tokenizer removes the names that no consumer was sent.
+    `tidies`: before sglang kills its process tree, the tokenizer removes its names. `consumer_unlinks`: the scheduler
+    unlinks what it is sent. `barrier`: all ranks have opened a name before one unlinks it. `leaves` are the faults
+    after which names stay, as the design's own document says. `designs` are the designs whose protocol it is.
+    """
+
+    name: str
+    program: Callable[[int], Program]
+    gives_back: bool = False
+    tidies: bool = False
+    consumer_unlinks: bool = True
+    barrier: bool = True
+    leaves: Sequence[str] = ()
+    designs: Sequence[str] = ()
+
+
+def sends_of(n: int) -> int:
+    """How many sends a request with n samples has: the warm-up, and a send for each sample; one send if n = 1."""
+    return n + 1 if n > 1 else 1
+
+
+def in_turn(n: int, before_send: Callable[[int], Program], name_of: Callable[[int], int]) -> list[Step]:
+    """The sends of a request: the first is awaited before the others, as in `_handle_batch_request`."""
+    steps: list[Step] = []
+    for number in range(sends_of(n)):
+        steps += [*before_send(number), send(number, name_of(number))]
+        if number == 0 and n > 1:
+            steps.append(answers(1))
+    return [*steps, answers(sends_of(n))]
+
+
+def as_released(n: int) -> Program:
+    """0.5.9 to 0.5.12.post1: the first send makes a segment, and every send carries its name."""
+    return in_turn(n, lambda number: [] if number else [create(0), register(0)], lambda number: 0)
+
+
+def segment_a_send(n: int) -> Program:
+    """Upstream's fix, and the three designs that differ from it only in where they copy: a segment for each send."""
+    return in_turn(n, lambda number: [create(number), register(number)], lambda number: number)
+
+
+def many_names(n: int) -> Program:
+    """One segment, many names: all names are made for the first send. The tracker knows each before the kernel does."""
+    last = sends_of(n) - 1
+    made = [register(0), create(0)]
+    for name in range(1, last + 1):
+        made += [register(name), link(name)]
+    return in_turn(n, lambda number: [] if number else made, lambda number: last - number)
+
+
+def many_names_registered_late(n: int) -> Program:
+    """The same as it was first written: the tracker is told of each name when it has been made."""
+    last = sends_of(n) - 1
+    made = [create(0), register(0)]
+    for name in range(1, last + 1):
+        made += [link(name), register(name)]
+    return in_turn(n, lambda number: [] if number else made, lambda number: last - number)
+
+
+def owner_table(n: int) -> Program:
+    """One segment, one name, and a tokenizer that unlinks it after the last answer."""
+    first = [register(0), create(0)]
+    return [*in_turn(n, lambda number: [] if number else first, lambda number: 0), unlink(0)]
+
+
+def reused_by_link_count(n: int) -> Program:
+    """A tempting design: keep the segment under a name of its own (0), and write the next request into it as soon as
+    the kernel counts no other name. Here every send is a request of its own, each with other pixels."""
+    steps = [register(0), create(0)]
+    for number in range(sends_of(n)):
+        if number:
+            steps.append(rewrite(number))
+        steps += [register(number + 1), link(number + 1), send(number, number + 1), answers(number + 1)]
+    return [*steps, unlink(0)]
+
+
+CAREFUL = dict(gives_back=True, tidies=True, leaves=["all killed at once"])
+UPSTREAMS = ["copies_at_both_points", "deepcopy", "pure_wrap", "segment_per_pickle"]
+COUNTED = dict(consumer_unlinks=False, leaves=["failed send", "client gone"])
+AS_RELEASED = Protocol("as released", as_released, designs=["as_released"])
+SEGMENT_A_SEND = Protocol("a segment a send", segment_a_send, designs=UPSTREAMS)
+OWNER_TABLE = Protocol("an owner table", owner_table, **COUNTED, designs=["reference_count"])
+MANY_NAMES = Protocol("many names", many_names, **CAREFUL, designs=["one_segment_many_names"])
+REGISTERED_LATE = Protocol("many names, registered late", many_names_registered_late, **CAREFUL)
+NO_BARRIER = Protocol("many names, no barrier", many_names, barrier=False, **CAREFUL)
+REUSED = Protocol("reused by link count", reused_by_link_count, **CAREFUL)
+PROTOCOLS = (AS_RELEASED, SEGMENT_A_SEND, OWNER_TABLE, REUSED, NO_BARRIER, REGISTERED_LATE, MANY_NAMES)
