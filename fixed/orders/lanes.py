@@ -98,7 +98,8 @@ def _act(line: Line, number: int, xs: dict[str, float], table: float) -> Iterato
     weight = "bold" if line.bad else "normal"
     yield text(EDGE, y, str(number + 1), color=SOFT, size=12)
     yield text(xs[line.lane], y, line.words, anchor=_anchor(line.lane), color=color, weight=weight)
-    if line.name >= 0 and line.name not in line.names:  # it was removed now, or was not there
+    removed = line.words.startswith("unlink") or line.bad
+    if removed and line.name >= 0 and line.name not in line.names:  # now, or before
         x = _column(table, line.name)
         yield stroke(f"M{x - BAR:.0f} {_y(number)}h{2 * BAR}", color=color, width=3)
 
