@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import signal
@@ -11,15 +12,19 @@ import threading
 import time
 import unittest
 from argparse import Namespace
+from collections.abc import Callable, Iterator, Mapping
 from multiprocessing import get_context, shared_memory
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
+from unittest import mock
 
 import psutil
 
 from repro.lab import engine
 from repro.lab.evidence.recorder import note
 from repro.lab.places import SHM
+from repro.lab.upstream import plugs
 
 USER = "<|im_start|>user\n"
 PICTURE = "<|vision_start|><|image_pad|><|vision_end|>"
@@ -126,19 +131,41 @@ def ask(llm: Any, colours: list[str], n: int) -> list[str]:
 
 def upstreams_test(arguments: Namespace) -> dict[str, list[int]]:
     """How many cases of `tests/upstream` ran, failed, and broke down, on the installed package: as released, and with
-    the fix applied."""
+    the fix applied; then with each mutant of a fixed release; and those about rooms, as released and fixed."""
     sys.path.insert(0, str(Path(__file__).parent / "upstream"))
-    test = importlib.import_module("test_parallel_sampling_shm_ownership")
-    from fixed import detach
+    engine.import_sglang()
+    ownership = importlib.import_module("test_parallel_sampling_shm_ownership")
+    rooms = importlib.import_module("test_parallel_sampling_bootstrap_room")
+    from fixed import bootstrap_room, detach
+    from fixed.later_mutants import LATER_MUTANTS
 
-    def outcome() -> list[int]:
-        result = unittest.TextTestRunner().run(unittest.defaultTestLoader.loadTestsFromModule(test))
+    def outcome(test: Any, hooks: Mapping[str, Callable] = MappingProxyType({})) -> list[int]:
+        with hooked_everywhere(hooks):
+            result = unittest.TextTestRunner().run(unittest.defaultTestLoader.loadTestsFromModule(test))
         return [result.testsRun, len(result.failures), len(result.errors)]
 
-    engine.import_sglang()
-    before = outcome()
+    told = {"before": outcome(ownership), "rooms": outcome(rooms)}
+    told |= {each.name: outcome(ownership, each.hooks) for each in LATER_MUTANTS if each.undone == (1, 2)}
     detach.apply()
-    return {"before": before, "after": outcome()}
+    told |= {"after": outcome(ownership), "rooms, fixed": outcome(rooms, bootstrap_room.HOOKS)}
+    return told | {each.name: outcome(ownership, each.hooks) for each in LATER_MUTANTS if not each.undone}
+
+
+@contextlib.contextmanager
+def hooked_everywhere(hooks: Mapping[str, Callable]) -> Iterator[None]:
+    """While the context lasts, each hook stands around its function of the installed package, in both modules that have
+    it by name."""
+    from sglang.srt.managers import mm_utils, tokenizer_manager
+
+    with contextlib.ExitStack() as undo:
+        for path, hook in hooks.items():
+            owner, _, name = path.removeprefix("sglang.srt.managers.").rpartition(".")
+            module, _, kind = owner.partition(".")
+            home = {"mm_utils": mm_utils, "tokenizer_manager": tokenizer_manager}[module]
+            for holder in [getattr(home, kind)] if kind else [mm_utils, tokenizer_manager]:
+                if original := vars(holder).get(name):
+                    undo.enter_context(mock.patch.object(holder, name, plugs.around(original, hook)))
+        yield
 
 
 def what_it_finds(arguments: Namespace) -> dict[str, Any]:

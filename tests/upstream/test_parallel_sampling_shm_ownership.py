@@ -1,9 +1,9 @@
 """With n > 1, every request that is sent owns the shared memory that it names (#24231).
 
 `_handle_batch_request` sends one tokenized request n + 1 times: a warm-up, then n samples. A consumer unlinks the
-name that it was sent, so no two sends may carry the same one, and a send must not change what the next one is made
-from. From 0.5.20 on a name that is gone is no dead server but a failed request; so this asserts who owns what, and not
-that nothing crashes. No server, no model, no GPU.
+name that it was sent. So no two sends may carry the same name, every tensor has to travel under a name, and a send must
+not change what the next one is made from, not even for a moment. From 0.5.19 on a name that is gone is no dead server
+but a failed request; so this asserts who owns what, and not that nothing crashes. No server, no model, no GPU.
 """
 
 import asyncio
@@ -16,6 +16,7 @@ import os
 import pickle
 import sys
 import unittest
+from multiprocessing import shared_memory
 from types import SimpleNamespace
 from unittest import mock
 
@@ -80,7 +81,7 @@ class Asked:
     def __getitem__(self, index):
         return Asked(self.rid[index], self.numbers)
 
-    def regenerate_rid(self, *_):
+    def regenerate_rid(self, *_, **__):
         self.rid = f"send-{next(self.numbers)}"
         return self.rid
 
@@ -141,90 +142,129 @@ def name_of(pointer):
     """The name in shared memory that a pointer stands for; None for a tensor, which is sent inline."""
     if not isinstance(pointer, mm_utils.ShmPointerMMData):
         return None
-    return getattr(pointer, "shm_name", None) or pointer.shm.name
+    return (getattr(pointer, "shm_name", None) or pointer.shm.name).lstrip("/")
 
 
-def materialized(found):
-    """The tensor that arrived; 0.5.9 makes it, and unlinks, as it unpickles the pointer."""
-    if isinstance(found, torch.Tensor):
-        return found
-    return found.materialize() if hasattr(found, "materialize") else found.tensor
+def requests_for(*prompts):
+    """A tokenized request for each prompt, which is a list of features; its input_ids tell the prompts apart."""
+    return [
+        Tokenized(
+            rid=f"prompt-{number}",
+            mm_inputs=Inputs(
+                mm_items=[SimpleNamespace(feature=each, precomputed_embeddings=None, hash=None) for each in features]
+            ),
+            sampling_params=SimpleNamespace(max_new_tokens=8),
+            stream=False,
+            input_ids=[number],
+            time_stats=Stats(),
+        )
+        for number, features in enumerate(prompts)
+    ]
+
+
+async def answers(manager, requests):
+    """What the real `_handle_batch_request` yields at last."""
+    takes_states = "request_states" in inspect.signature(manager._handle_batch_request).parameters  # from 0.5.22 on
+    states = [dict(manager.rid_to_state)] if takes_states else []
+    made = manager._handle_batch_request(Asked([each.rid for each in requests]), None, *states)
+    return [each async for each in made][-1]
+
+
+def as_on_a_server(test):
+    """During the test, the functions find what they look up on a server: shared memory is the transport."""
+    server = SimpleNamespace(skip_tokenizer_init=False)
+    patches = {
+        "_is_default_tensor_transport": False,
+        "TokenizedGenerateReqInput": Tokenized,  # the scheduler's side looks only into what it knows
+        "MultimodalProcessorOutput": Inputs,
+        "MultimodalInputs": Inputs,
+    }
+    for accessor in ("get_global_server_args", "get_server_args", "get_serving"):
+        patches[accessor] = lambda: server
+    for name, value in patches.items():
+        patched(test, mm_utils, name, value)
+
+
+def patched(test, holder, name, value):
+    """During the test, `holder` has this value under this name."""
+    patch = mock.patch.object(holder, name, value, create=True)
+    patch.start()
+    test.addCleanup(patch.stop)
 
 
 class TestParallelSamplingShmOwnership(unittest.TestCase):
     def setUp(self):
-        self.names, self.messages, self.received, self.gone_wrong = [], {}, {}, []
-        server = SimpleNamespace(skip_tokenizer_init=False)
-        patches = {"_is_default_tensor_transport": False}
-        for accessor in ("get_global_server_args", "get_server_args", "get_serving"):
-            patches[accessor] = lambda: server
-        for name, value in patches.items():
-            patch = mock.patch.object(mm_utils, name, value, create=True)
-            patch.start()
-            self.addCleanup(patch.stop)
+        self.messages, self.names, self.made, self.received, self.gone_wrong = {}, [], set(), {}, []
+        as_on_a_server(self)
+        patched(self, shared_memory.SharedMemory, "__init__", self.noticed(shared_memory.SharedMemory.__init__))
         self.addCleanup(self.remove_names)
+
+    def noticed(self, original):
+        """`SharedMemory.__init__`, which notes the names that are created."""
+
+        def __init__(segment, name=None, create=False, *arguments, **named):
+            original(segment, name, create, *arguments, **named)
+            if create:
+                self.made.add(segment.name.lstrip("/"))
+
+        return __init__
+
+    def left(self):
+        """The names of this test that are there now."""
+        return [name for name in sorted({*self.made, *self.names}) if os.path.exists(f"/dev/shm/{name}")]
 
     def remove_names(self):
         """Whatever a failing test has left."""
-        for name in self.names:
-            if os.path.exists(f"/dev/shm/{name}"):
-                os.unlink(f"/dev/shm/{name}")
+        for name in self.left():
+            os.unlink(f"/dev/shm/{name}")
 
     def send_pyobj(self, request):
-        """The socket: keep the message, and note which names it carries."""
+        """The socket: keep the message, and note which names it carries, and what has become of the source."""
         self.messages[request.rid] = pickle.dumps(request)
         self.names += filter(None, map(name_of, tensors(request)))
+        for source, held in zip(self.sources, self.held, strict=True):
+            if any(now is not then for now, then in zip(tensors(source), held, strict=True)):
+                self.gone_wrong.append("a send changes the source request while it is under way")
 
     def consume(self, rid):
-        """The scheduler: unpickle, clone, unlink."""
+        """The scheduler: unpickle, unwrap. Returns the number of the prompt, as its answer."""
         try:
-            self.received[rid] = [materialized(found) for found in tensors(pickle.loads(self.messages[rid]))]
+            request = pickle.loads(self.messages[rid])
+            mm_utils.unwrap_shm_features(request)
         except Exception as error:  # sglang's scheduler would die of it, or fail the request
-            self.gone_wrong.append(f"{rid}: {type(error).__name__}: {error}")
-        return rid
+            self.gone_wrong.append(f"a consumer could not open what it was sent: {type(error).__name__}")
+            return None
+        (prompt,) = request.input_ids
+        self.received.setdefault(prompt, []).append(list(tensors(request)))
+        return prompt
 
-    def sample(self, *features):
-        """Send a prompt for each list of features, n times, and hold the result to who owns what."""
-        requests = [
-            Tokenized(
-                rid=f"prompt-{number}",
-                mm_inputs=Inputs(
-                    mm_items=[SimpleNamespace(feature=each, precomputed_embeddings=None, hash=None) for each in items]
-                ),
-                sampling_params=SimpleNamespace(max_new_tokens=8),
-                stream=False,
-                input_ids=[1],
-                time_stats=Stats(),
-            )
-            for number, items in enumerate(features)
-        ]
-        before = [list(tensors(request)) for request in requests]
-        manager = Manager(requests, SimpleNamespace(send_pyobj=self.send_pyobj), self.consume)
-        asyncio.run(self.answers(manager, Asked([request.rid for request in requests])))
+    def sample(self, *prompts):
+        """Send a request for each prompt, n times, and hold the result to who owns what."""
+        self.sources = requests_for(*prompts)
+        self.held = [list(tensors(request)) for request in self.sources]
+        sends = 1 + SAMPLES
+        manager = Manager(self.sources, SimpleNamespace(send_pyobj=self.send_pyobj), self.consume)
+        answered = asyncio.run(answers(manager, self.sources))
 
-        self.assertEqual(len(self.messages), len(requests) * (1 + SAMPLES), "a warm-up and n samples for each prompt")
+        self.assertEqual(len(self.messages), len(prompts) * sends, "a warm-up and n samples for each prompt")
         self.assertEqual(len(set(self.names)), len(self.names), "two sends carry the same name")
-        for request, held in zip(requests, before, strict=True):
+        self.assertFalse(self.gone_wrong, "; ".join(dict.fromkeys(self.gone_wrong)))
+        for request, held in zip(self.sources, self.held, strict=True):
             for now, then in zip(tensors(request), held, strict=True):
                 self.assertIs(now, then, "sending changed the source request")
-        self.assertEqual(self.gone_wrong, [], "a consumer could not open what it was sent")
-        for arrived in self.received.values():
-            self.assertTrue(
-                any(len(arrived) == len(held) and all(map(torch.equal, arrived, held)) for held in before),
-                "a consumer got other bytes",
-            )
-        self.assertEqual([name for name in self.names if os.path.exists(f"/dev/shm/{name}")], [], "names are left")
-
-    async def answers(self, manager, asked):
-        """Drive the real `_handle_batch_request` to its end."""
-        takes_states = "request_states" in inspect.signature(manager._handle_batch_request).parameters  # from 0.5.22 on
-        states = [dict(manager.rid_to_state)] if takes_states else []
-        async for _ in manager._handle_batch_request(asked, None, *states):
-            pass
+        self.assertEqual(len(self.names), sends * sum(map(len, self.held)), "each tensor is to be sent under one name")
+        self.assertLessEqual(self.made, set(self.names), "a segment is made that nobody is sent")
+        for prompt, held in enumerate(self.held):
+            self.assertEqual(len(self.received[prompt]), sends, "each prompt is sent n + 1 times")
+            for arrived in self.received[prompt]:
+                self.assertEqual([type(each) for each in arrived], [torch.Tensor] * len(held), "a pointer is left")
+                self.assertTrue(all(map(torch.equal, arrived, held)), "a consumer gets other pixels than its prompt's")
+        in_order = [prompt for prompt in range(len(prompts)) for _ in range(SAMPLES)]
+        self.assertEqual(answered, in_order, "the answers are not in the order of the prompts")
+        self.assertEqual(self.left(), [], "names are left")
 
     def test_one_image(self):
         self.sample([torch.rand(4, 8)])
-        self.assertEqual(len(self.names), 1 + SAMPLES)
 
     def test_two_items(self):
         self.sample([torch.rand(4, 8), torch.rand(2, 8)])
@@ -233,7 +273,7 @@ class TestParallelSamplingShmOwnership(unittest.TestCase):
         self.sample([[torch.rand(4, 8), torch.rand(2, 8)]])
 
     def test_two_prompts(self):
-        self.sample([torch.rand(4, 8)], [torch.rand(2, 8)])
+        self.sample([torch.rand(4, 8)], [torch.rand(4, 8)])
 
 
 if __name__ == "__main__":

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from repro.lab.refused import Refused
-from repro.lab.releases import AFFECTED, LAST
+from repro.lab.releases import AFFECTED, FIXED, LAST
 
 FUNCTION = "_handle_batch_request"
 COPIED = "tokenized_objs"
@@ -53,6 +53,28 @@ def wrapped(source: str, where: str, functions: Sequence[str]) -> str:
     for point, function in zip(points, functions, strict=True):
         source = _with_call_around(source, point, function)
     return source
+
+
+def shared_again(source: str, where: str, points: Collection[int]) -> str:
+    """`source`, a fixed release's tokenizer_manager.py, without the fix at these of its two expansion points (1: the
+    warm-up's, 2: the samples'). No line is moved. Raises Refused, naming `where`, if the fix is not at both."""
+    function = find_function(source)
+    blocks = [node.body for node in ast.walk(function) if isinstance(node, ast.For)] if function else []
+    fixes = [
+        statement
+        for block in blocks
+        if any(isinstance(other, ast.Assign) and _copies_a_request(other.value) for other in block)
+        for statement in block
+        if _detaches([statement])
+    ]
+    if len(fixes) != 2:
+        raise Refused(f"{where} has the fix at {len(fixes)} expansion points, not at 2", f"give {FIXED} or later")
+    lines = source.splitlines(keepends=True)
+    for point, fix in enumerate(sorted(fixes, key=lambda statement: statement.lineno), start=1):
+        if point in points:
+            gone = range(fix.lineno - 1, fix.end_lineno)
+            lines[gone.start : gone.stop] = [f"{' ' * fix.col_offset}pass\n", *["\n"] * (len(gone) - 1)]
+    return "".join(lines)
 
 
 def _with_call_around(source: str, call: ast.Call, function: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import signal
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import cached_property
 from typing import Any
 
@@ -53,7 +53,14 @@ class Release:
         Refused if the release has not two expansion points that share their items."""
         code = source.read(self.name, source.TOKENIZER_MANAGER)
         text = expansion.wrapped(code.text, f"sglang {self.name}", PREPARES)
-        return self._manager(source.Source(code.release, code.path, text), dict.fromkeys(PREPARES, itself))
+        return self._manager(source.Source(code.release, code.path, text), dict.fromkeys(PREPARES, itself), "prepared")
+
+    def with_the_bug_again(self, points: Collection[int] = (1, 2)) -> Lifted:
+        """The same, of a fixed release, but without the fix at these expansion points. Raises Refused if the release
+        has not the fix at both."""
+        code = source.read(self.name, source.TOKENIZER_MANAGER)
+        text = expansion.shared_again(code.text, f"sglang {self.name}", points)
+        return self._manager(source.Source(code.release, code.path, text), {}, f"bug_at_{'_'.join(map(str, points))}")
 
     @cached_property
     def process_tree(self) -> Lifted:
@@ -88,16 +95,14 @@ class Release:
                 for name in PREPARES if prepare else ():
                     setattr(manager.module, name, itself)
 
-    def _manager(self, code: source.Source, more: dict[str, Any]) -> Lifted:
+    def _manager(self, code: source.Source, more: dict[str, Any], variant: str = "") -> Lifted:
         names = [f"TokenizerManager.{name}" for name in TOKENIZER_MANAGER]
         offered = {
             **self._offered,
             **more,
             "wrap_shm_features": lambda obj: self.mm_utils.module.wrap_shm_features(obj),
         }
-        return lift.lift(
-            code, [name for name in names if lift.has(code, name)], offered, variant="prepared" if more else ""
-        )
+        return lift.lift(code, [name for name in names if lift.has(code, name)], offered, variant=variant)
 
     @cached_property
     def _offered(self) -> dict[str, Any]:

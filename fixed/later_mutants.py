@@ -1,0 +1,132 @@
+"""Mutants of a fixed release: each sends n + 1 requests that look right, and each is wrong. A regression test for
+#24231 that lets one of them through is worth little. (`fixed.mutants` are mutants of the fix, at the expansion points.)
+
+`undone` are the expansion points at which the fix is taken away again; `hooks` stand around sglang's functions, as a
+design's do.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+MANAGER = "sglang.srt.managers.tokenizer_manager.TokenizerManager"
+WRAP = "sglang.srt.managers.mm_utils.wrap_shm_features"
+UNWRAP = "sglang.srt.managers.mm_utils.unwrap_shm_features"
+POINTER = "sglang.srt.managers.mm_utils.ShmPointerMMData"
+
+
+@dataclass(frozen=True)
+class LaterMutant:
+    """One way to be wrong on a fixed release."""
+
+    name: str
+    hooks: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    undone: Sequence[int] = ()
+
+
+def the_pixels_of_the_send_before(original: Callable, manager: Any, request: Any, *arguments: Any) -> Any:
+    """Each send carries the pixels of the send before it: those of another prompt, where there are several."""
+    before = vars(manager).setdefault("sent_before", [])
+    before.append([copy.copy(item) for item in request.mm_inputs.mm_items])
+    request.mm_inputs = copy.copy(request.mm_inputs)
+    request.mm_inputs.mm_items = [copy.copy(item) for item in before[-2:][0]]
+    return original(manager, request, *arguments)
+
+
+async def answers_in_reverse(original: Callable, *arguments: Any, **named: Any) -> AsyncIterator:
+    """The samples of the last prompt come first."""
+    async for answers in original(*arguments, **named):
+        yield answers[::-1]
+
+
+def lists_go_inline(original: Callable, request: Any) -> Any:
+    """A list of tensors is not wrapped."""
+    with _hidden([item for item in request.mm_inputs.mm_items if isinstance(item.feature, (list, tuple))]):
+        return original(request)
+
+
+def later_items_go_inline(original: Callable, request: Any) -> Any:
+    """Only the first item is wrapped."""
+    with _hidden(request.mm_inputs.mm_items[1:]):
+        return original(request)
+
+
+def everything_goes_inline(original: Callable, request: Any) -> Any:
+    """Nothing is wrapped: no name can be wrong, and nothing is shared."""
+    return request
+
+
+def a_segment_is_made_and_lost(original: Callable, self: Any, *arguments: Any, **named: Any) -> None:
+    """Each pointer makes two segments and sends one."""
+    original(self, *arguments, **named)
+    original(self, *arguments, **named)
+
+
+def shared_and_put_back(original: Callable, *arguments: Any, **named: Any) -> Any:
+    """The items are shared again, and what was wrapped is put back after each send. Who looks at the end sees
+    nothing, but a request that is sent meanwhile does."""
+    held = [(item, item.feature) for item in _request(arguments).mm_inputs.mm_items]
+
+    def put_back() -> None:
+        for item, feature in held:
+            item.feature = feature
+
+    async def later() -> Any:
+        try:
+            return await original(*arguments, **named)
+        finally:
+            put_back()
+
+    if inspect.iscoroutinefunction(original):
+        return later()
+    try:
+        return original(*arguments, **named)
+    finally:
+        put_back()
+
+
+def unwraps_nothing(original: Callable, request: Any) -> Any:
+    """The scheduler goes on with pointers."""
+    return request
+
+
+def unlinks_nothing(original: Callable, self: Any) -> Any:
+    """The scheduler copies the pixels, and leaves the name."""
+    return self.tensor.clone()
+
+
+def _request(arguments: Sequence[Any]) -> Any:
+    return next(argument for argument in arguments[1:] if hasattr(argument, "mm_inputs"))
+
+
+@contextmanager
+def _hidden(items: Sequence[Any]) -> Iterator[None]:
+    """While the context lasts, these items have no feature."""
+    features = [item.feature for item in items]
+    for item in items:
+        item.feature = None
+    try:
+        yield
+    finally:
+        for item, feature in zip(items, features, strict=True):
+            item.feature = feature
+
+
+LATER_MUTANTS = (
+    LaterMutant("only_expansion_point_1", undone=(2,)),
+    LaterMutant("only_expansion_point_2", undone=(1,)),
+    LaterMutant("shared_and_put_back", {f"{MANAGER}._send_one_request": shared_and_put_back}, undone=(1, 2)),
+    LaterMutant("the_pixels_of_the_send_before", {f"{MANAGER}._send_one_request": the_pixels_of_the_send_before}),
+    LaterMutant("answers_in_reverse", {f"{MANAGER}._handle_batch_request": answers_in_reverse}),
+    LaterMutant("lists_go_inline", {WRAP: lists_go_inline}),
+    LaterMutant("later_items_go_inline", {WRAP: later_items_go_inline}),
+    LaterMutant("everything_goes_inline", {WRAP: everything_goes_inline}),
+    LaterMutant("a_segment_is_made_and_lost", {f"{POINTER}.__init__": a_segment_is_made_and_lost}),
+    LaterMutant("unwraps_nothing", {UNWRAP: unwraps_nothing}),
+    LaterMutant("unlinks_nothing", {f"{POINTER}.materialize": unlinks_nothing}),
+)
