@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import os
 import re
 import secrets
@@ -19,6 +20,7 @@ SHM = "/dev/shm"
 KIND = "shared_memory"  # what the resource tracker calls a segment's name
 NAMES_ARE_FILES = os.path.isdir(SHM)
 NAME = re.compile(r"sgl_shm_mm_(?P<pid>[1-9][0-9]{0,9})_(?P<namespace>[0-9a-f]{8})[0-9a-f]{24}")
+_numbers = itertools.count()
 TOKEN = secrets.token_hex(4)  # of this process's names; each has another of its own
 
 
@@ -55,13 +57,14 @@ def forget(name: str) -> None:
 
 def new_name() -> str:
     """A name that nobody can guess. It is built as sglang builds its own from 0.5.14 on, with the process's number in
-    front of the last underscore; so sglang's sweep for stale names can read it, too."""
-    return f"{_ours()}{secrets.token_hex(8)}"
+    front of the last underscore; so sglang's sweep for stale names can read it, too. Names of one process are sorted as
+    they were made."""
+    return f"{_ours()}{next(_numbers) % 2**32:08x}{secrets.token_hex(4)}"
 
 
 def of_this_process() -> list[str]:
-    """The names that this process has made and that are there now."""
-    return [entry for entry in os.listdir(SHM) if entry.startswith(_ours())]
+    """The names that this process has made and that are there now, in the order in which they were made."""
+    return sorted(entry for entry in os.listdir(SHM) if entry.startswith(_ours()))
 
 
 def remove(names: list[str]) -> None:

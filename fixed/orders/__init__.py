@@ -5,6 +5,9 @@ protocols    the designs, as programs of system calls
 machine      tokenizer, ranks, tracker and sglang's tree kill: which call may come next
 explorer     every order of them, what is wrong in some, and the shortest such order
 lanes        an order as lanes, as text and as SVG
+covering     orders that together take every step of a machine
+holder       one order, forced on sglang's own functions between real processes
+forced       many of them
 """
 
 from fixed.orders.explorer import Explored, explore

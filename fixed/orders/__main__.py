@@ -7,12 +7,15 @@ import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 
+from fixed.designs import DESIGNS, ONE_SEGMENT
+from fixed.mutants import AS_RELEASED
 from fixed.orders import lanes
 from fixed.orders.explorer import Explored, explore
-from fixed.orders.machine import FAULTS
+from fixed.orders.machine import FAULTS, Machine
 from fixed.orders.protocols import MANY_NAMES, PROTOCOLS
 from repro.lab.refused import Refused
 from repro.lab.terminal import OneLineParser, aligned, count
+from repro.lab.upstream.source import INSTALLED
 
 LARGEST = 4  # samples, and ranks
 HEADS = ("protocol", "n", "ranks", "states", "transitions", "orders", "segments", "seconds", "verdict")
@@ -22,6 +25,8 @@ def main(words: Sequence[str] | None = None) -> int:
     """0: of all protocols, `many names` alone is right, as it should be. 1: not so. 2: bad usage."""
     try:
         arguments = parse(words)
+        if arguments.forced is not None:
+            return for_real(arguments)
         found = explored(arguments)
     except Refused as refusal:
         print(f"fixed.orders: {refusal}", file=sys.stderr)
@@ -32,9 +37,32 @@ def main(words: Sequence[str] | None = None) -> int:
     return int(any(each.right is not (each.protocol is MANY_NAMES) for each in found))
 
 
+def for_real(arguments: Namespace) -> int:
+    """Force orders of one design on sglang's functions. Returns 1 if anything is not as in the model."""
+    from fixed.orders.forced import force
+
+    name = arguments.protocol or ONE_SEGMENT.name
+    design = {each.name: each for each in (AS_RELEASED, *DESIGNS)}.get(name)
+    protocol = next((each for each in PROTOCOLS if name in each.designs), None)
+    if design is None or not protocol.consumer_unlinks:
+        raise Refused(f"{name!r} cannot be run for real", f"give --protocol {ONE_SEGMENT.name}, or another design")
+    (n, *more), (ranks, *others) = arguments.n or [2], arguments.ranks or [2]
+    if more or others or n == 1:
+        raise Refused("for real, there is one n of 2 or more, and one number of ranks", "give --n 2 --ranks 2")
+    machine = Machine(protocol, n, ranks, _faults(arguments))
+    done = force(machine, design, INSTALLED, most=arguments.forced or None, seed=arguments.seed)
+    if arguments.json:
+        print(json.dumps(vars(done), indent=2))
+    else:
+        print(f"{design.name}, n = {n}, {ranks} ranks, on sglang's functions between real processes:")
+        print(f"{done.orders} orders took {done.transitions:,} of the model's {done.of:,} steps, {done.seconds:.0f} s")
+        print("\n".join(done.differs) or "each act, each failure and each name that was left is as in the model")
+    return int(bool(done.differs))
+
+
 def explored(arguments: Namespace) -> list[Explored]:
     """What was asked for; if nothing was, each protocol once, and the right one with up to four samples and ranks."""
-    faults = FAULTS if arguments.fault is None else [] if arguments.fault == ["none"] else arguments.fault
+    faults = _faults(arguments)
     ns, ranks = arguments.n or [2], arguments.ranks or [2]
     chosen = [protocol for protocol in PROTOCOLS if arguments.protocol in (None, protocol.name, *protocol.designs)]
     if not chosen:
@@ -74,6 +102,12 @@ def as_dict(explored: Explored) -> dict[str, object]:
     return {"protocol": explored.protocol.name, "designs": list(explored.protocol.designs), **told, "wrong": acts}
 
 
+def _faults(arguments: Namespace) -> list[str]:
+    if arguments.fault is None:
+        return list(FAULTS)
+    return [] if arguments.fault == ["none"] else arguments.fault
+
+
 def _power(number: int) -> str:
     return f"{number:,}" if number < 1_000_000 else f"{number:.1e}".replace("e+", "e")
 
@@ -87,6 +121,10 @@ def parse(words: Sequence[str] | None) -> Namespace:
     )
     parser.add_argument("--ranks", type=count, nargs="+", help="how many tensor-parallel ranks (default: likewise)")
     parser.add_argument("--fault", nargs="+", help=f"none, or some of: {', '.join(map(repr, FAULTS))} (default: all)")
+    parser.add_argument(
+        "--forced", type=count, nargs="?", const=0, metavar="ORDERS", help="run orders for real, all steps or so many"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="which orders, with --forced ORDERS (default: 0)")
     parser.add_argument("--json", action="store_true", help="print a list and nothing else")
     return parser.parse_args(words)
 

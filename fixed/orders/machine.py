@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from fixed.orders.protocols import Protocol, Step, sends_of
+from repro.lab.refused import Refused
 
 NONE, FAILED, GONE, RANK_KILLED, KILLED, GROUP_KILLED = range(6)  # what was made to go wrong
 NO_NAME, NO_PIXELS = 10, 20  # added to it: what went wrong with a consumer, while the server had no reason to die
@@ -42,10 +43,14 @@ class Act(NamedTuple):
 
 
 class Machine:
-    """A protocol with n samples and so many ranks; `faults` are those of FAULTS that may come, at most one a run."""
+    """A protocol with n samples and so many ranks; `faults` are those of FAULTS that may come, at most one a run.
+    Raises Refused for a fault that is none."""
 
     def __init__(self, protocol: Protocol, n: int, ranks: int, faults: Iterable[str] = ()) -> None:
         self.protocol, self.n, self.ranks = protocol, n, ranks
+        faults = list(faults)
+        if unknown := [fault for fault in faults if fault not in FAULTS]:
+            raise Refused(f"{unknown[0]!r} is no fault", f"give some of: {', '.join(FAULTS)}")
         self.faults = {FAULTS[fault] for fault in faults}
         self.sends = sends_of(n)
         self.program = list(protocol.program(n))

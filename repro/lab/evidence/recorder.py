@@ -19,11 +19,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from multiprocessing import shared_memory, synchronize
+from multiprocessing import resource_tracker, shared_memory, synchronize
 from pathlib import Path
 from typing import Any
 
 from repro.lab.evidence.event import MAKING, Event, events, lines
+from repro.lab.evidence.turnstile import Turnstile
 from repro.lab.places import SHM
 
 EVENTS_FILE = "SGLANG_SHM_KIT_EVENTS"  # environment variable: the file that an engine's processes append to
@@ -37,7 +38,8 @@ class Recorder:
     `role` is what this process is to sglang (None: its title says so). `details` adds `map` and `close`. `react` is
     called with each event. With `at_once`, each event is written when it happens; else when a send is over: a process
     that may be killed cannot wait for that, and one whose sends are timed should. `thread` is the only thread that is
-    recorded (None: all): what other threads of the process do is not the run's.
+    recorded (None: all): what other threads of the process do is not the run's. With a `turnstile`, the process waits
+    for its turn before each call that is recorded.
 
     `spent` is how many seconds the recorder itself has taken.
     """
@@ -50,8 +52,10 @@ class Recorder:
         details: bool = False,
         at_once: bool = True,
         react: Callable[[Event], None] | None = None,
+        turnstile: Turnstile | None = None,
     ) -> None:
         self.path, self._role, self.details, self.react = Path(path), role, details, react
+        self.turnstile = turnstile
         self.thread: int | None = None
         self.send: int | None = None
         self.spent = 0.0
@@ -157,6 +161,8 @@ class Recorder:
         yield os, "remove", self._removes_files
         yield os, "unlink", self._removes_files
         yield synchronize.SemLock, "__init__", self._makes_semaphores
+        if self.turnstile and self.role() == "tokenizer":
+            yield resource_tracker, "register", self._registers
         if self.details:
             yield shared_memory.SharedMemory, "__init__", self._maps
             yield shared_memory.SharedMemory, "close", self._closes
@@ -207,10 +213,12 @@ class Recorder:
     def _removes_files(self, original: Callable[..., None]) -> Callable[..., None]:
         def remove(path: Any, **named: Any) -> None:
             name = _name_in_shm(path)
+            if name is None:
+                return original(path, **named)
             began = time.monotonic()
-            original(path, **named)
-            if name is not None:
-                self._event("unlink", name, began)
+            with self.turn("unlink", name):
+                original(path, **named)
+            self._event("unlink", name, began)
 
         return remove
 
@@ -239,12 +247,27 @@ class Recorder:
 
         return close
 
+    def turn(self, what: str, name: str = "") -> contextlib.AbstractContextManager[None]:
+        """A context that is entered when it is this process's turn to do so; without a turnstile, at once."""
+        ours = self.turnstile and self.thread in (None, threading.get_ident())
+        return self.turnstile.turn(what, name) if ours else contextlib.nullcontext()
+
+    def _registers(self, original: Callable[..., None]) -> Callable[..., None]:
+        """Only for a turnstile: the tracker is told of a name for the first time."""
+
+        def register(name: str, kind: str) -> None:
+            with self.turn("register", name) if self.turnstile.is_new(name) else contextlib.nullcontext():
+                original(name, kind)
+
+        return register
+
     @contextlib.contextmanager
     def _recorded(self, what: str, name: str) -> Iterator[dict[str, Any]]:
         """Records that the context succeeded, with the fields that it was given, or how it failed."""
         began, fields = time.monotonic(), {}
         try:
-            yield fields
+            with self.turn(what, name):
+                yield fields
         except OSError as error:
             self._event(f"{what} failed", name, errno=error.errno)
             raise

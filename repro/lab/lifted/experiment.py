@@ -7,6 +7,7 @@ it dies. Between them are a real ZMQ socket and real POSIX shared memory; only t
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
@@ -17,13 +18,14 @@ from repro.lab.evidence import event, inotify, last_words, leftovers
 from repro.lab.evidence.event import NAMING, Event
 from repro.lab.evidence.inotify import Seen
 from repro.lab.evidence.recorder import Recorder
+from repro.lab.evidence.turnstile import Turnstile
 from repro.lab.evidence.verdict import TOO_LONG, Leftovers, Seconds, Verdict
 from repro.lab.lifted.fault import Fault
 from repro.lab.lifted.pool import Schedulers, pool
 from repro.lab.lifted.request import arrays, make_request
 from repro.lab.lifted.scheduler_side import Session
 from repro.lab.lifted.tokenizer_side import SchedulerDied, Send, Tokenizer
-from repro.lab.upstream.plugs import Fix, Prepare, as_fix
+from repro.lab.upstream.plugs import KILL, Fix, Prepare, around, as_fix
 from repro.lab.upstream.release import Release
 from repro.lab.upstream.source import INSTALLED
 from repro.lab.upstream.standin_data import TokenizedGenerateReqInput
@@ -39,7 +41,8 @@ class Experiment:
     for the code as released. `transport` is `shm` or `default` (inline, as with `dist_init_addr`). `ranks` consumers
     unpickle each request, as tensor-parallel ranks do, with or without the `barrier` before they unwrap; all but the
     first are `late` by so many seconds. `fault` is what goes wrong. Without `sweep`, names that are left stay, and the
-    caller has to remove them. `timeout` is in seconds. A small /dev/shm is `repro.lab.lifted.small_shm`.
+    caller has to remove them. `turnstile` is the address of one, whose holder decides the order of all acts and kills
+    what is to be killed. `timeout` is in seconds. A small /dev/shm is `repro.lab.lifted.small_shm`.
 
     Raises ValueError for a field's wrong value.
     """
@@ -55,6 +58,7 @@ class Experiment:
     late: float = 0.0
     fault: Fault | None = None
     sweep: bool = True
+    turnstile: str = ""
     timeout: float = 20.0
 
     def __post_init__(self) -> None:
@@ -77,6 +81,8 @@ class Experiment:
             tokenizer = Tokenizer(manager.TokenizerManager, self.requests, self.n, self.fault, session.folder)
             prepare = tokenizer.timed(fix.prepare) if fix.prepare else None
             recorder = Recorder(session.events, "tokenizer", details=True, at_once=False, react=tokenizer.react)
+            if self.turnstile:
+                recorder.turnstile = self._turnstile(tokenizer, release, fix)
             notes: list[dict] = []
             try:
                 with (
@@ -112,8 +118,30 @@ class Experiment:
         inline = self.transport == "default"
         in_the_scheduler = self.fault if self.fault and self.fault.last_event else None
         return Session(
-            str(folder), release.name, inline, self.skip_tokenizer_init, self.barrier, in_the_scheduler, self.late
+            str(folder),
+            release.name,
+            inline,
+            self.skip_tokenizer_init,
+            self.barrier,
+            in_the_scheduler,
+            self.late,
+            self.turnstile,
         )
+
+    def _turnstile(self, tokenizer: Tokenizer, release: Release, fix: Fix) -> Turnstile:
+        """This process's place at the turnstile. Its holder also says when the client goes away, and when the tokenizer
+        learns that a rank is dead: then it ends as a server does, by sglang's `kill_process_tree`."""
+        resource_tracker.ensure_running()
+        turnstile = Turnstile(self.turnstile, "tokenizer", tracker=resource_tracker._resource_tracker._pid)
+
+        def kill_the_tree(pid: int) -> None:
+            turnstile.ask("kills the tree")
+            release.process_tree.kill_process_tree(pid)
+
+        hook = fix.hooks.get(KILL)
+        kill = around(kill_the_tree, hook) if hook else kill_the_tree
+        turnstile.told = {"gone": tokenizer.client_goes_away, "learn": lambda: kill(os.getpid())}
+        return turnstile
 
 
 @dataclass

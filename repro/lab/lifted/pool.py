@@ -24,13 +24,15 @@ PRELOAD = "repro.lab.lifted.preload"
 class Schedulers:
     """The scheduler processes of one server: rank 0, and as many others as it has tensor-parallel ranks."""
 
-    def __init__(self, context: zmq.Context, folder: Path, ranks: int, release: str) -> None:
+    def __init__(
+        self, context: zmq.Context, folder: Path, ranks: int, release: str, start_method: str = "forkserver"
+    ) -> None:
         number = next(_numbers)
         inboxes = [f"ipc://{folder}/{number}.{rank}" for rank in range(ranks)]
         answers = f"ipc://{folder}/{number}.answers"
         self.inbox = context.socket(zmq.PULL)
         self.inbox.bind(answers)
-        processes = get_context("forkserver")
+        processes = get_context(start_method)
         barriers = _barriers(processes, ranks)
         self.processes, self.controls, self.dead = [], [], False
         for rank, inbox in enumerate(inboxes):
@@ -108,9 +110,11 @@ class Schedulers:
 
 
 class Pool:
-    """Holds, for each number of ranks, the schedulers that are alive, and a spare set that is starting."""
+    """Holds, for each number of ranks, the schedulers that are alive, and a spare set that is starting. They are forked
+    from a warm parent, or with `start_method` = "fork" from this process, which must have no threads then."""
 
-    def __init__(self) -> None:
+    def __init__(self, start_method: str = "forkserver") -> None:
+        self.start_method = start_method
         self.alive: dict[int, Schedulers] = {}
         self.spare: dict[int, Schedulers] = {}
         self.folder: Path | None = None
@@ -123,9 +127,10 @@ class Pool:
             self.context = zmq.Context()
             self.context.sndhwm = self.context.rcvhwm = 0  # as sglang has it: else many sends wait for each other
             atexit.register(self.close)
-            get_context("forkserver").set_forkserver_preload([PRELOAD])
-            with _without_main():
-                forkserver.ensure_running()
+            if self.start_method == "forkserver":
+                get_context("forkserver").set_forkserver_preload([PRELOAD])
+                with _without_main():
+                    forkserver.ensure_running()
 
     @contextmanager
     def schedulers(self, ranks: int, release: str) -> Iterator[Schedulers]:
@@ -163,7 +168,7 @@ class Pool:
         return found
 
     def _start(self, ranks: int, release: str) -> Schedulers:
-        return Schedulers(self.context, self.folder, ranks, release)
+        return Schedulers(self.context, self.folder, ranks, release, self.start_method)
 
 
 def _barriers(processes: Any, ranks: int) -> list[Barrier]:

@@ -19,6 +19,7 @@ import zmq
 
 from repro.lab.evidence.event import Event
 from repro.lab.evidence.recorder import Recorder
+from repro.lab.evidence.turnstile import Turnstile
 from repro.lab.lifted.fault import Fault
 from repro.lab.lifted.request import checksums
 from repro.lab.upstream.release import Release
@@ -39,6 +40,7 @@ class Session:
     barrier: bool = True
     fault: Fault | None = None
     late: float = 0.0
+    turnstile: str = ""  # the address of one, if there is one
 
     @property
     def events(self) -> str:
@@ -129,7 +131,9 @@ class Scheduler:
         session = self.session
         self.release = Release.of(session.release)
         self.release.set_transport(inline=session.inline, skip_tokenizer_init=session.skip_tokenizer_init)
-        with Recorder(session.events, self.role, details=True, react=self._react) as self.recorder:
+        turnstile = Turnstile(session.turnstile, f"rank {self.place.rank}") if session.turnstile else None
+        self.recorder = Recorder(session.events, self.role, details=True, react=self._react, turnstile=turnstile)
+        with self.recorder:
             self.control.send("ready")
             self._serve_requests()
             self.control.send("done")
@@ -166,14 +170,18 @@ class Scheduler:
             time.sleep(self.session.late)
         request = self.inbox.recv_pyobj()
         for other in self.others:
-            other.send_pyobj(request)
+            with self.recorder.turn("forward"):
+                other.send_pyobj(request)
         if lifted := self.release.mm_utils:
             if self.session.barrier and self._came_as_a_pointer(request):
                 self.barrier.wait()
+            with self.recorder.turn("read"):
+                pass  # what is read, is read next
             lifted.unwrap_shm_features(request)
         if self.place.rank == 0:
             intact = checksums(request) == request.checksums
-            self.outbox.send_pyobj({"run": self.session.folder, "rid": request.rid, "intact": intact})
+            with self.recorder.turn("answer"):
+                self.outbox.send_pyobj({"run": self.session.folder, "rid": request.rid, "intact": intact})
 
     def _came_as_a_pointer(self, request: Any) -> bool:
         """Whether anything of the request did; 0.5.9, which has no function for it, is never asked."""

@@ -19,6 +19,7 @@ import zmq.asyncio
 
 from repro.lab.evidence.event import NAMING, Event
 from repro.lab.evidence.recorder import Recorder
+from repro.lab.evidence.turnstile import Turnstile
 from repro.lab.lifted.fault import Fault
 from repro.lab.lifted.pool import Schedulers
 from repro.lab.lifted.request import arrays
@@ -31,6 +32,10 @@ GRACE = 2.0  # seconds for a thread to end that is told to
 
 class SchedulerDied(Exception):
     """The scheduler's process ended while a request waited for its answer."""
+
+
+class ClientGone(Exception):
+    """The client has gone away, and nobody waits for an answer any more."""
 
 
 class Interrupted(BaseException):
@@ -135,14 +140,31 @@ class Tokenizer:
         send.names = [f"/{name.lstrip('/')}" for array in arrays(request) if (name := _name_of(array))]
         send.segments = dict(filter(None, map(_segment, send.names)))
         self.bookkeeping += time.perf_counter() - began
-        if self._is_to("fail", "send", number):
-            raise zmq.ZMQError(zmq.ENOTSOCK, "this send was told to fail")
-        if self._is_to("kill", "send", number):
-            self.schedulers.processes[0].kill()
-        self.schedulers.outbox.send(message)
+        with self.recorder.turn("send", send.names[0] if send.names else ""):
+            if self._is_to("fail", "send", number):
+                raise zmq.ZMQError(zmq.ENOTSOCK, "this send was told to fail")
+            if self._is_to("kill", "send", number):
+                self.schedulers.processes[0].kill()
+            self.schedulers.outbox.send(message)
         send.gone = True
+        if self.turnstile and self.n > 1 and number in (0, self.n):  # these are awaited
+            asyncio.get_running_loop().call_soon(self._wait_for_turn_to_get_the_answer)
         if self._is_to("cancel", "answer", number):
             asyncio.get_running_loop().call_soon(self.task.cancel)
+
+    @property
+    def turnstile(self) -> Turnstile | None:
+        return self.recorder.turnstile
+
+    def _wait_for_turn_to_get_the_answer(self) -> None:
+        """The holder of the turnstile lets the tokenizer go on, or says that the client goes away."""
+        with contextlib.suppress(ClientGone), self.turnstile.turn("await"):
+            pass
+
+    def client_goes_away(self) -> None:
+        """For the holder of a turnstile. Raises ClientGone: there is nothing more to ask."""
+        self.task.cancel()
+        raise ClientGone
 
     def _is_to(self, what: str, at: str, send: int | None) -> bool:
         fault = self.fault
@@ -158,6 +180,8 @@ class Tokenizer:
             self.error = error
         finally:
             sys.settrace(None)
+            if self.turnstile:
+                self.turnstile.ask("end")
             self.seconds = time.perf_counter() - began
 
     async def _main(self) -> None:
@@ -210,7 +234,7 @@ class Tokenizer:
                     state.answer.set_exception(SchedulerDied())
                     state.answer.exception()  # asyncio would complain about those that nobody awaits any more
 
-        for process in self.schedulers.processes:
+        for process in [] if self.turnstile else self.schedulers.processes:  # there, its holder says so
             loop.add_reader(process.sentinel, died, process)
 
 

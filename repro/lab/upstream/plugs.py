@@ -12,7 +12,8 @@ from repro.lab.refused import Refused
 from repro.lab.upstream.lift import Lifted
 
 MANAGERS = "sglang.srt.managers."
-NOT_LIFTED = ("sglang.srt.utils.common.kill_process_tree", "uvicorn.run")  # hooks of a server, which the lab is not
+KILL = "sglang.srt.utils.common.kill_process_tree"
+NOT_LIFTED = (KILL, "uvicorn.run")  # hooks of a server, which the lab is not
 
 Prepare = Callable[[Any], Any]
 Hook = Callable[..., Any]

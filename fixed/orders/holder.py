@@ -1,0 +1,293 @@
+"""The model held to the real code: an order of the model, forced on sglang's functions between real processes.
+
+Every process of the run waits at a turnstile before each act, and this process holds the turnstile: it lets one process
+do one act at a time, as the order says. It also kills, by SIGKILL, what the order says is killed. What the process asks
+to do has to be the act of the model; how it ends has to be as in the model; and at the end the names in /dev/shm have
+to be those of the model.
+
+This process must be started for that alone, because it forks: the tokenizer is a fork of it, and the ranks are forks of
+the tokenizer. So torch is imported once.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import selectors
+import signal
+import socket
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fixed.designs import Design
+from fixed.orders.machine import DEAD, IDLE, OVER, PHASES, TIDYING, TOKENIZER, TRACKER, Act, Machine, State
+from repro.lab.evidence.turnstile import GO
+from repro.lab.lifted import Experiment, Fault, make_request
+from repro.lab.lifted import pool as pools
+from repro.lab.places import SHM
+
+LIMIT = 20.0  # seconds for a process to come to its next act
+ARRIVES = 0.003  # seconds in which a message arrives for sure, before somebody is killed
+ASKS = {"gets the answer": "await", "open fails": "open", "send fails": "send", "reads other pixels": "read"}
+ORDERS = {"client goes away": "gone", "learns of the death": "learn"}  # what the holder says instead of GO
+
+
+class Differs(Exception):
+    """The real run did something else than the model."""
+
+
+@dataclass
+class Place:
+    """One process at the turnstile: what it asks to do, and how its last act ended."""
+
+    line: socket.socket
+    pid: int = 0
+    tracker: int = 0
+    text: bytes = b""
+    asks: dict[str, Any] | None = None
+    done: list[dict[str, Any]] = field(default_factory=list)
+    gone: bool = False
+
+
+def forced(machine: Machine, order: Sequence[Act], design: Design, release: str) -> None:
+    """Run the order for real. Raises Differs if the run is not the model's. Leaves nothing."""
+    with tempfile.TemporaryDirectory(prefix="shm-kit-", ignore_cleanup_errors=True) as folder:
+        holder = Holder(machine, order, folder)
+        try:
+            holder.start(design, release)
+            holder.walk()
+        finally:
+            holder.close()
+
+
+class Holder:
+    """Holds the turnstile of one run."""
+
+    def __init__(self, machine: Machine, order: Sequence[Act], folder: str) -> None:
+        self.machine, self.order, self.folder = machine, list(order), folder
+        self.places: dict[str, Place] = {}
+        self.numbers: dict[str, int] = {}  # real name -> the model's
+        self.child = 0
+        self.kills = any("killed" in act.what for act in self.order)
+        self.server = socket.socket(socket.AF_UNIX)
+        self.server.bind(f"{folder}/turnstile")
+        self.server.listen()
+        self.selector = selectors.DefaultSelector()
+        self.selector.register(self.server, selectors.EVENT_READ)
+
+    def start(self, design: Design, release: str) -> None:
+        """Fork the tokenizer, and wait until it and its ranks are at the turnstile."""
+        fails = next((act.send for act in self.order if act.what == "send fails"), None)
+        fault = None if fails is None else Fault("fail", send=fails)
+        self.pipe, theirs = os.pipe()  # its other end is closed when everybody is gone, the tracker included
+        self.child = os.fork()
+        if not self.child:
+            os.dup2(theirs, 2)
+            for descriptor in (self.pipe, theirs, self.server.fileno(), self.selector.fileno()):
+                os.close(descriptor)
+            _be_the_tokenizer(self.machine, design, release, fault, self.folder)
+        os.close(theirs)
+        while len(self.places) < 1 + self.machine.ranks:
+            self._hear()
+        self._asking(TOKENIZER)  # so the ranks are ready
+
+    def walk(self) -> None:
+        """Let the acts come in the order. Raises Differs."""
+        state = self.machine.initial
+        for act in self.order:
+            try:
+                self._let(act, state)
+            except Differs as differs:
+                raise Differs(f"{act.who} {act.what}: {differs}") from None
+            state = dict(self.machine.successors(state))[act]
+        self._end(state)
+        there = {self.numbers[name] for name in self.numbers if os.path.exists(f"{SHM}{name}")}
+        names = {name for name in range(state[1].bit_length()) if state[1] >> name & 1}
+        if there != names:
+            raise Differs(f"at the end there are the names {sorted(there)}, in the model {sorted(names)}")
+
+    def close(self) -> None:
+        """Kill what is left, and remove the names."""
+        for place in self.places.values():
+            _kill(place.pid, place.tracker)
+        _kill(self.child)
+        self._until_all_are_gone()
+        os.close(self.pipe)
+        self.selector.close()
+        self.server.close()
+        for place in self.places.values():
+            place.line.close()
+        for name in self.numbers:
+            Path(f"{SHM}{name}").unlink(missing_ok=True)
+
+    def _let(self, act: Act, state: State) -> None:
+        """Let one act happen: by saying so, or by killing."""
+        alive = [place for place in self.places.values() if not place.gone]
+        if act.what == "all are killed at once":
+            for sign in (signal.SIGSTOP, signal.SIGKILL):
+                for place in alive:
+                    _signal(sign, place.pid, place.tracker)
+            self._until_all_are_gone()
+        elif act.what == "are killed, too":
+            self._kill([place for role, place in self.places.items() if role != TOKENIZER and not place.gone])
+            self._until_all_are_gone()  # the tracker, too: it has nobody left
+        elif act.what == "is killed":
+            self._kill([self.places[act.who]])
+        elif act.who != TRACKER:
+            self._say(act, state)
+
+    def _say(self, act: Act, state: State) -> None:
+        place = self._asking(act.who)
+        if act.who == TOKENIZER and DEAD < state[0] <= TIDYING:
+            self._let_it_find_nothing(place, state[1])
+        asked, place.asks = place.asks, None
+        if act.what in ORDERS:
+            place.line.sendall(f"{ORDERS[act.what]}\n".encode())
+            return
+        expected = ASKS.get(act.what, act.what)
+        if asked["what"] != expected:
+            raise Differs(f"it asks to {asked['what']} {asked['name']}")
+        if asked["name"] and self.numbers.setdefault(asked["name"], len(self.numbers)) != act.name:
+            raise Differs(f"it asks to {expected} name {self.numbers[asked['name']]}, in the model {act.name}")
+        place.line.sendall(f"{GO}\n".encode())
+        if act.what == "kills the tree":
+            self._until_all_are_gone()
+            return
+        self._until(lambda: place.done or place.gone, f"{act.who} to {act.what}")
+        ended = place.done.pop(0) if place.done else {"errno": None}
+        if (ended["errno"] is not None) != (act.what == "open fails") and act.what != "unlink":
+            raise Differs(f"it ended with errno {ended['errno']}")
+        self._let_arrive(act, state)
+
+    def _let_it_find_nothing(self, place: Place, names: int) -> None:
+        """Before the tree is killed, the tokenizer lists its names. It may ask to unlink one that a rank has unlinked
+        meanwhile; it then finds nothing."""
+        while place.asks["what"] == "unlink" and not names >> self.numbers[place.asks["name"]] & 1:
+            place.asks = None
+            place.line.sendall(f"{GO}\n".encode())
+            self._until(lambda: place.done, "the tokenizer to find nothing")
+            if place.done.pop(0)["errno"] != errno.ENOENT:
+                raise Differs("it unlinks a name that is not there in the model")
+            self._asking(TOKENIZER)
+
+    def _let_arrive(self, act: Act, state: State) -> None:
+        """A message that was sent in the model is there in the model."""
+        if act.what in ("send", "forward"):
+            for rank in [0] if act.what == "send" else range(1, self.machine.ranks):
+                if state[5 + rank] != OVER and state[5 + rank] % PHASES == IDLE:
+                    place = self.places[f"rank {rank}"]
+                    self._until(lambda place=place: place.asks or place.gone, f"the message to come to rank {rank}")
+        if self.kills and act.what in ("send", "forward", "answer"):
+            time.sleep(ARRIVES)
+
+    def _end(self, state: State) -> None:
+        """After the last act, nobody may ask for another one."""
+        tokenizer = self.places[TOKENIZER]
+        if state[0] >= 0 and state[3] < 10:
+            asked = self._asking(TOKENIZER).asks
+            if asked["what"] != "end":
+                raise Differs(f"after the last act the tokenizer asks to {asked['what']} {asked['name']}")
+            tokenizer.line.sendall(f"{GO}\n".encode())
+            self._until(lambda: tokenizer.gone, "the tokenizer to end")
+        late = [role for role, place in self.places.items() if place.asks and not place.gone and role != TOKENIZER]
+        if late and state[3] < 10:
+            raise Differs(f"after the last act, {late[0]} asks to {self.places[late[0]].asks['what']}")
+
+    def _asking(self, who: str) -> Place:
+        place = self.places[who]
+        self._until(lambda: place.asks or place.gone, f"{who} to ask")
+        if not place.asks:
+            raise Differs("the process is gone")
+        return place
+
+    def _kill(self, places: Sequence[Place]) -> None:
+        for place in places:
+            _kill(place.pid)
+        self._until(lambda: all(place.gone for place in places), "a killed process to go")
+
+    def _until_all_are_gone(self) -> None:
+        """Until the pipe that all of them hold is closed."""
+        until = time.monotonic() + LIMIT
+        while os.read(self.pipe, 65536):  # what the tracker says
+            if time.monotonic() > until:
+                raise Differs("the processes do not end")
+        for place in self.places.values():
+            place.gone = True
+        while True:
+            try:
+                os.waitpid(-1, 0)
+            except ChildProcessError:
+                return
+
+    def _until(self, condition: Any, what: str) -> None:
+        until = time.monotonic() + LIMIT
+        while not condition():
+            if time.monotonic() > until:
+                raise Differs(f"waited {LIMIT:g} s for {what}")
+            self._hear()
+
+    def _hear(self) -> None:
+        """What comes next, from any of the processes."""
+        for key, _ in self.selector.select(LIMIT):
+            if key.fileobj is self.server:
+                line, _ = self.server.accept()
+                self.selector.register(line, selectors.EVENT_READ, Place(line))
+                continue
+            place: Place = key.data
+            try:
+                text = place.line.recv(65536)
+            except ConnectionResetError:
+                text = b""
+            if not text:
+                place.gone = True
+                self.selector.unregister(place.line)
+            *lines, place.text = (place.text + text).split(b"\n")
+            for told in map(json.loads, lines):
+                if "role" in told:
+                    place.pid, place.tracker = told["pid"], told.get("tracker", 0)
+                    self.places[told["role"]] = place
+                elif "done" in told:
+                    place.done.append(told)
+                else:
+                    place.asks = told
+
+
+def _be_the_tokenizer(machine: Machine, design: Design, release: str, fault: Fault | None, folder: str) -> None:
+    """In the forked process: make the experiment, and end."""
+    tempfile.tempdir = folder
+    pools.pool.start_method = "fork"
+    experiment = Experiment(
+        [make_request(shape=(2, 4))],
+        n=machine.n,
+        release=release,
+        fix=design,
+        ranks=machine.ranks,
+        barrier=machine.protocol.barrier,
+        fault=fault,
+        sweep=False,
+        turnstile=f"{folder}/turnstile",
+        timeout=10 * LIMIT,
+    )
+    try:
+        experiment.run()
+    except BaseException as error:
+        os.write(2, f"{type(error).__name__}: {error}\n".encode())
+    finally:
+        os._exit(0)
+
+
+def _kill(*pids: int) -> None:
+    _signal(signal.SIGKILL, *pids)
+
+
+def _signal(number: int, *pids: int) -> None:
+    for pid in filter(None, pids):
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            pass

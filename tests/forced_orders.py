@@ -1,0 +1,63 @@
+"""`python -m tests.forced_orders`: single orders, forced on sglang's functions, in a process of their own. Prints as
+JSON for each what was not as in the model ("" if nothing)."""
+
+from __future__ import annotations
+
+import json
+from unittest import mock
+
+from fixed.designs import COPIES, ONE_SEGMENT, Design, shm_names
+from fixed.mutants import AS_RELEASED
+from fixed.orders import FAULTS, Machine, explore, protocols
+from fixed.orders.covering import covering
+from fixed.orders.forced import adopt, warm
+from fixed.orders.holder import Differs, forced
+from fixed.orders.protocols import Protocol
+from repro.lab.upstream.source import INSTALLED
+
+SHORTEST = {
+    "as released": (protocols.AS_RELEASED, AS_RELEASED),
+    "a segment a send": (protocols.SEGMENT_A_SEND, COPIES),
+    "no barrier": (protocols.NO_BARRIER, ONE_SEGMENT),
+}
+
+
+def difference(protocol: Protocol, order: list, design: Design) -> str:
+    """What was not as in the model."""
+    try:
+        forced(Machine(protocol, 2, 2, FAULTS), order, design, INSTALLED)
+    except Differs as differs:
+        return str(differs)
+    return ""
+
+
+def linked_late(first: str) -> str:
+    """As the design once did it: the tracker is told when the name is there."""
+    name = shm_names.new_name()
+    shm_names.os.link(f"/dev/shm/{first}", f"/dev/shm/{name}")
+    shm_names.resource_tracker.register(f"/{name}", shm_names.KIND)
+    return name
+
+
+def main() -> None:
+    """The shortest wrong order of three protocols; then what the model must not be taken for."""
+    adopt()
+    warm(INSTALLED)
+    told = {name: difference(one, explore(one).shortest, design) for name, (one, design) in SHORTEST.items()}
+    calm = covering(Machine(protocols.MANY_NAMES, 2, 2))[0]
+    with mock.patch("fixed.designs.one_segment_many_names.linked_to", linked_late):
+        told["the code links first"] = difference(protocols.MANY_NAMES, calm, ONE_SEGMENT)
+    late = covering(Machine(protocols.REGISTERED_LATE, 2, 2))[0]
+    told["the model links first"] = difference(protocols.REGISTERED_LATE, late, ONE_SEGMENT)
+    with mock.patch("fixed.designs.one_segment_many_names.Batch.close"):
+        gone = next(
+            order
+            for order in covering(Machine(protocols.MANY_NAMES, 2, 2, ["client gone"]))
+            if order[-1].what != "client goes away" and any(act.what == "client goes away" for act in order)
+        )
+        told["the code gives nothing back"] = difference(protocols.MANY_NAMES, gone, ONE_SEGMENT)
+    print(json.dumps(told))
+
+
+if __name__ == "__main__":
+    main()
