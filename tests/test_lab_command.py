@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
+from repro.lab import lifted
+from repro.lab.lifted import replay
+from repro.lab.refused import Refused
+from repro.lab.releases import AFFECTED, ALL, FIXED
 from repro.lab.trigger_table import Measured, Row
+from repro.lab.upstream import expansion, source
 from tests import machine
 
 
@@ -23,6 +29,55 @@ def test_a_fix_from_a_shell():
     assert told.returncode == 0
     assert "faults: none" in told.stdout
     assert told.stdout.count(" unlink ") == 4
+
+
+def test_why_leads_from_the_failed_open_back_to_the_copies():
+    told = machine.command("-m", "repro.lab", "--why").stdout.partition("why, the last cause first:\n")[2]
+    first, *_, last = told.splitlines()
+    assert re.match(
+        r"  mm_utils.py:\d+ __setstate__ +the scheduler cannot open /psm_\w+, which sample 1 carries", first
+    )
+    sends = [line for line in told.splitlines() if line.endswith("was sent with this name")]
+    assert [line.split()[2] for line in sends] == ["sample", "sample", "warm-up"]
+    code = source.read(source.INSTALLED, source.TOKENIZER_MANAGER).text
+    copies = [int(line) for line in re.findall(r"tokenizer_manager.py:(\d+) \S+ +the request was copied", told)]
+    assert sorted(copies) == sorted(expansion.copy_lines(code))
+    assert f":{min(copies)} " in last
+
+
+def test_why_has_nothing_to_say_of_a_run_that_is_well():
+    told = machine.command("-m", "repro.lab", "--why", "--n", 1)
+    assert (told.returncode, told.stdout, len(told.stderr.splitlines())) == (2, "", 1)
+
+
+@pytest.mark.network
+def test_bisect_tries_every_release():
+    told = json.loads(machine.command("-m", "repro.lab", "--bisect", "--json").stdout)
+    assert [each["release"] for each in told["releases"] if each["faults"]] == list(AFFECTED)
+    assert len(told["releases"]) == len(ALL)
+    assert told["turns"] == [f"first bad release: {AFFECTED[0]}", f"first good release: {FIXED}"]
+
+
+@pytest.mark.parametrize("words", [["--fault", "fail:1", "--n", 3], ["--ranks", 2, "--items", 2]])
+def test_a_token_makes_the_same_experiment_again(words):
+    token = json.loads(machine.command("-m", "repro.lab", "--json", *words).stdout)["token"]
+    again = machine.command("-m", "repro.lab", "--replay", token)
+    assert (again.returncode, again.stdout.splitlines()[-1]) == (0, "the same events")
+    assert again.stdout.startswith(f"$ python -m repro.lab {' '.join(map(str, words))} --release ")
+
+
+def test_another_experiment_has_other_events():
+    crash = lifted.run(n=2)
+    mixed = replay.token(["--n", "1"], crash.verdict.release, crash.events)  # n = 1 opens the name once
+    again = machine.command("-m", "repro.lab", "--replay", mixed)
+    assert again.returncode == 1
+    assert "not the same events" in again.stdout
+
+
+@pytest.mark.parametrize("text", ["x", "WyJi", "bm90IGpzb24", ""])
+def test_what_is_no_token(text):
+    with pytest.raises(Refused, match="is no token"):
+        replay.Token.parse(text)
 
 
 def test_explain_names_what_is_lifted_and_what_is_not():

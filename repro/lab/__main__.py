@@ -12,10 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from repro.lab import lifted
-from repro.lab.lifted import request
+from repro.lab.lifted import bisect, replay, request
 from repro.lab.lifted.experiment import TRANSPORTS
 from repro.lab.lifted.fault import Fault
 from repro.lab.lifted.pool import pool
+from repro.lab.lifted.why import why
 from repro.lab.machine import preflight
 from repro.lab.places import ROOT
 from repro.lab.refused import Refused
@@ -38,6 +39,10 @@ def main(words: Sequence[str] | None = None, fixes: Mapping[str, Fix] | None = N
             print("\n".join(explain(Release.of(arguments.release))))
         elif arguments.when:
             return when(engine=not arguments.quick, as_json=arguments.json)
+        elif arguments.bisect:
+            bisected(arguments)
+        elif arguments.replay:
+            return replayed(arguments, fixes or {}, prog)
         else:
             experiment(arguments)
     except Refused as refusal:
@@ -53,13 +58,29 @@ def experiment(arguments: Namespace) -> None:
     Release.of(arguments.release).manager(
         lifted.as_fix(arguments.fix)
     )  # is there such a release, and does the fix fit?
+    result = made(arguments)
+    if arguments.json:
+        sends = [vars(send) for send in result.sends]
+        token = str(replay.token(arguments.words, result.verdict.release, result.events))
+        more = {"sends": sends, "faults": result.faults(), "token": token}
+        print(json.dumps({**result.verdict.as_dict(), **more}, indent=2))
+    else:
+        causes = why(result) if arguments.why else []
+        print("\n".join(told(result, events=arguments.events)))
+        if causes:
+            print("why, the last cause first:")
+            print("\n".join(aligned([("", cause.where, cause.what) for cause in causes])))
+
+
+def made(arguments: Namespace, release: str = "") -> lifted.Run:
+    """Make the experiment that the command line describes, on another release if one is given."""
     if not arguments.anyway:
         require_room(arguments)
     pool.warm_up()  # imports torch in another process, while this one imports it for the requests
-    result = lifted.run(
+    return lifted.run(
         requests(arguments),
         n=arguments.n,
-        release=arguments.release,
+        release=release or arguments.release,
         fix=arguments.fix,
         transport=arguments.transport,
         ranks=arguments.ranks,
@@ -67,11 +88,32 @@ def experiment(arguments: Namespace) -> None:
         late=arguments.late,
         fault=arguments.fault,
     )
-    if arguments.json:
-        sends = [vars(send) for send in result.sends]
-        print(json.dumps({**result.verdict.as_dict(), "sends": sends, "faults": result.faults()}, indent=2))
-    else:
-        print("\n".join(told(result, events=arguments.events)))
+
+
+def bisected(arguments: Namespace) -> None:
+    """Make the experiment on every release, a line as each is tried; then say where it turns."""
+    found = []
+    for each in bisect.tried(lambda release: made(arguments, release)):
+        found.append(each)
+        if not arguments.json:
+            print(f"{each.release:<13} {each.outcome:<9} {each.first or 'no fault'}", flush=True)
+    turns = bisect.turns(found)
+    print(
+        json.dumps({"releases": list(map(vars, found)), "turns": turns}, indent=2)
+        if arguments.json
+        else "\n".join(turns)
+    )
+
+
+def replayed(arguments: Namespace, fixes: Mapping[str, Fix], prog: str) -> int:
+    """Make the experiment of a token again, and say whether the same happened to names; 1 if not."""
+    token = replay.Token.parse(arguments.replay)
+    result = made(parse(token.words, fixes, prog))
+    print(f"$ python -m {prog} {' '.join(token.words)}")
+    print("\n".join(told(result, events=arguments.events)))
+    same = replay.digest(result.events) == token.digest
+    print("the same events" if same else "not the same events: they depend on which process was faster")
+    return int(not same)
 
 
 def requests(arguments: Namespace) -> list[Any]:
@@ -216,8 +258,15 @@ def parse(words: Sequence[str] | None, fixes: Mapping[str, Fix], prog: str) -> N
     parser.add_argument("--events", action="store_true", help="print who created, opened, unlinked what, and when")
     parser.add_argument("--explain", action="store_true", help="print what is lifted and what is not sglang")
     parser.add_argument("--when", action="store_true", help="measure the trigger table")
+    parser.add_argument("--why", action="store_true", help="from a failed open back to its cause, with file and line")
+    parser.add_argument(
+        "--bisect", action="store_true", help="the same experiment on every release: where does it turn?"
+    )
+    parser.add_argument("--replay", metavar="TOKEN", help="make an experiment again, by the token that --json printed")
     parser.add_argument("--quick", action="store_true", help="with --when: leave out the rows that boot the engine")
-    return parser.parse_args(words)
+    arguments = parser.parse_args(words)
+    arguments.words = list(sys.argv[1:] if words is None else words)
+    return arguments
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from repro.lab.lifted.fault import Fault
 from repro.lab.lifted.pool import Schedulers
 from repro.lab.lifted.request import arrays
 from repro.lab.places import SHM
+from repro.lab.upstream.expansion import FUNCTION
 from repro.lab.upstream.standin_data import GenerateReqInput, TokenizedGenerateReqInput
 
 PATIENCE = 5.0  # seconds for the answers to what was sent, when an experiment has failed
@@ -49,7 +50,7 @@ class Send:
     preparing and sending it held the event loop.
 
     `cloned` and `inline` are bytes: of features that were copied before they were wrapped, and of the message itself.
-    `gone` says whether the message left.
+    `gone` says whether the message left, `where` from which line of `_handle_batch_request`.
     """
 
     label: str
@@ -60,6 +61,7 @@ class Send:
     cloned: int = 0
     inline: int = 0
     gone: bool = False
+    where: str = ""
 
 
 class Tokenizer:
@@ -116,7 +118,7 @@ class Tokenizer:
         the lab itself does meanwhile does not count."""
         request = _tokenized(arguments)
         number = len(self.sends)
-        send = Send(_label(number, len(self.requests), self.n))
+        send = Send(_label(number, len(self.requests), self.n), where=_sending_line())
         clones = [array for array in arrays(request) if _address(array) and _address(array) not in self.features]
         send.cloned = sum(array.nbytes for array in clones)
         self.sends.append(send)
@@ -268,6 +270,16 @@ def _ended(thread: threading.Thread) -> bool:
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(Interrupted))
         thread.join(0.1)
     return not thread.is_alive()
+
+
+def _sending_line() -> str:
+    """The line of the lifted `_handle_batch_request` that is sending now, as `file:line function`."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name == FUNCTION:
+            return f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno} {FUNCTION}"
+        frame = frame.f_back
+    return ""
 
 
 def _segment(name: str) -> tuple[int, int] | None:
