@@ -16,6 +16,14 @@ from repro.lab.upstream import source
 from tests import machine
 from tests.kill_windows import LINKS
 
+CONSUMED = """
+from fixed.designs import shm_names
+segment = shm_names.created(shm_names.new_name(), 4096)
+segment.unlink()
+names = [segment.name]
+shm_names.remove(names)
+print(names)
+"""
 LAB = ["--n", "2", "--fix", ONE_SEGMENT.name, "--json"]
 SWEEP = "srt/utils/stale_shm_cleanup.py"  # sglang's own, from 0.5.14 on
 
@@ -44,6 +52,12 @@ def test_nothing_is_left_wherever_the_tokenizer_is_killed():
     assert calls[3:] == ["register", "link"] * LINKS + ["unlink", "unregister"] * (1 + LINKS)
     assert {left for _, left in told["killed"]} == {0}, told["killed"]
     assert told["at_last"] == ""  # the tracker complains of a name that it does not know
+
+
+def test_a_name_that_a_consumer_has_unlinked_is_passed_over():
+    """The consumer has told the tracker, which would complain of a second time."""
+    told = machine.command("-c", CONSUMED)
+    assert (told.returncode, told.stdout, told.stderr) == (0, "[]\n", "")
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from fixed.designs import ONE_SEGMENT, shm_names
 from fixed.designs import one_segment_many_names as linked
 from repro.lab.lifted import Fault, run
 from repro.lab.lifted.fault import MOMENTS
-from repro.lab.lifted.request import FEATURES
+from repro.lab.lifted.request import FEATURES, checksums
 from repro.lab.places import SHM
 from repro.lab.releases import LAST
 from tests import machine
@@ -59,6 +59,17 @@ def test_every_item_has_a_segment_of_its_own():
     result = run(batch(2, "list", items=2), n=3, fix=ONE_SEGMENT)
     assert len({inode for send in result.sends for inode in send.segments}) == 2 * 2 * 2
     assert len(set(result.names)) == 2 * 2 * 2 * 4
+
+
+def test_a_tensor_that_is_in_two_items_is_written_once_for_each():
+    """Not once for each send: when all names of the first segment are taken, the second one has names for all, too."""
+    twice = batch(1, items=2)
+    first, second = twice[0].items()
+    second.feature = first.feature
+    twice[0].checksums = checksums(twice[0])
+    result = run(twice, n=5, fix=ONE_SEGMENT)
+    assert result.faults() == []
+    assert sum(event.what == "create" for event in result.events) == 2
 
 
 def test_one_sample_has_one_name():
@@ -117,6 +128,26 @@ def test_a_killed_scheduler_leaves_only_what_it_was_sent(moment, at):
 def test_nothing_is_left_when_the_tokenizer_is_killed_after_its_scheduler():
     """By SIGKILL, alone: the resource tracker knows every name. (The other ends are columns of the clinic's table.)"""
     assert ends.leaked("by_sigkill", [ONE_SEGMENT]) == {ONE_SEGMENT.name: 0}
+
+
+@pytest.mark.parametrize("arguments", [(), (None,), (os.getpid(),)])
+def test_before_the_tree_is_killed_its_names_are_removed(arguments):
+    names = [linked.new_segment(torch.arange(9))]
+    linked.add_names(names, 2)
+    there = []
+    linked.kill_process_tree(
+        lambda *given: there.extend(machine.names() & set(names)) or there.append(given), *arguments
+    )
+    assert there == [arguments]
+    shm_names.remove(names)
+
+
+def test_another_tree_that_is_killed_is_no_reason_to_remove_names():
+    """sglang calls the same function for single children, such as a detokenizer."""
+    names = [linked.new_segment(torch.arange(9))]
+    linked.kill_process_tree(lambda pid: None, os.getppid())
+    assert set(names) <= machine.names()
+    shm_names.remove(names)
 
 
 def test_the_client_may_stop_listening():

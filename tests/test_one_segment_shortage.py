@@ -22,13 +22,13 @@ from tests.batches import batch
 
 
 @contextlib.contextmanager
-def links(failing_at: int, number: int, monkeypatch):
-    """`os.link` fails at that call with that errno, and from then on."""
+def links(failing_at: int, number: int, monkeypatch, *, once: bool = False):
+    """`os.link` fails at that call with that errno, and from then on, or only once."""
     real, calls = os.link, []
 
     def link(source, target, **named):
         calls.append(target)
-        if len(calls) >= failing_at:
+        if len(calls) == failing_at or (len(calls) > failing_at and not once):
             raise OSError(number, os.strerror(number), source, None, target)
         real(source, target, **named)
 
@@ -59,6 +59,14 @@ def test_names_that_were_made_before_the_room_was_used_up_are_kept(monkeypatch):
     assert sum(event.what == "create" for event in result.events) == 7  # 4 sends share the first, 6 have their own
 
 
+def test_a_second_segment_gets_as_many_names_as_sends_are_left(monkeypatch):
+    with links(4, errno.ENOSPC, monkeypatch, once=True):
+        result = run(n=9, fix=ONE_SEGMENT)
+    assert result.faults() == []
+    made = [event.what for event in result.events if event.what in ("create", "link") and event.role == "tokenizer"]
+    assert made == ["create", *3 * ["link"], "create", *5 * ["link"]]
+
+
 def test_any_other_error_gives_all_names_back_at_once(monkeypatch):
     names = [linked.new_segment(torch.arange(9))]
     made = set(names)
@@ -79,6 +87,14 @@ def test_where_links_cannot_be_made_every_send_gets_a_segment_and_it_says_so_onc
     assert len(calls) == 1
     assert [record.message for record in caplog.records if "own" in record.message and "links" in record.message] != []
     assert len(caplog.records) == 1
+
+
+def test_another_reason_is_said_too(monkeypatch, caplog):
+    monkeypatch.setattr(linked, "said", set())
+    with caplog.at_level(logging.WARNING):
+        for number, name in ((errno.ENOSPC, "/a"), (errno.EMFILE, "/b"), (errno.ENOSPC, "/c")):
+            linked.say_once("features are sent inline", OSError(number, os.strerror(number), name))
+    assert [record.message.count("/a") + 2 * record.message.count("/b") for record in caplog.records] == [1, 2]
 
 
 def test_without_a_dev_shm_sglangs_own_code_makes_the_segments(monkeypatch):
