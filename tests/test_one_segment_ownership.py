@@ -150,6 +150,20 @@ def test_another_tree_that_is_killed_is_no_reason_to_remove_names():
     shm_names.remove(names)
 
 
+def test_the_callers_task_is_in_no_batch_between_two_answers():
+    """It may send something else then, which would be taken for a send of this batch."""
+
+    async def handler(manager, obj):
+        for _ in range(2):
+            yield linked.current.get() is not None
+
+    async def listen():
+        asked = type("Asked", (), {"parallel_sample_num": 2})()
+        return [(inside, linked.current.get()) async for inside in linked.handle_batch_request(handler, None, asked)]
+
+    assert asyncio.run(listen()) == [(True, None)] * 2
+
+
 def test_the_client_may_stop_listening():
     """An answer is taken, and then the generator is closed: the batch is over."""
 

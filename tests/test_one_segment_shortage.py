@@ -67,6 +67,34 @@ def test_a_second_segment_gets_as_many_names_as_sends_are_left(monkeypatch):
     assert made == ["create", *3 * ["link"], "create", *5 * ["link"]]
 
 
+def test_a_segment_that_cannot_be_filled_is_not_left(monkeypatch):
+    def write(descriptor, content):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    before = machine.names()
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr(linked.os, "write", write)
+        linked.new_segment(torch.arange(9))
+    assert machine.names() == before
+
+
+@pytest.mark.parametrize("failing_at", [2, 3])
+def test_a_segment_that_cannot_be_made_for_the_second_item_leaves_no_name_of_the_first(failing_at, monkeypatch):
+    """The whole send goes inline, so nobody would unlink what was made for it."""
+    real, calls = linked.created, []
+
+    def created(name, size):
+        calls.append(name)
+        if len(calls) >= failing_at:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
+        return real(name, size)
+
+    monkeypatch.setattr(linked, "created", created)
+    result = run(batch(2, items=2), n=2, fix=ONE_SEGMENT)
+    assert result.faults() == []
+    assert {send.label for send in result.sends if not send.names} > {"warm-up b"}
+
+
 def test_any_other_error_gives_all_names_back_at_once(monkeypatch):
     names = [linked.new_segment(torch.arange(9))]
     made = set(names)
