@@ -102,6 +102,15 @@ def test_names_of_dead_processes_are_swept_and_no_others(dead, named):
     assert set(kept) <= machine.names()
 
 
+def test_a_process_that_may_not_be_asked_is_alive(dead, named, monkeypatch):
+    def kill(pid, sign):
+        raise PermissionError
+
+    named(f"sgl_shm_mm_{dead}_{shm_names.new_name().rpartition('_')[2]}")
+    monkeypatch.setattr(os, "kill", kill)
+    assert shm_names.sweep_the_dead() == []
+
+
 def test_a_process_in_another_pid_namespace_is_not_taken_for_dead():
     """It may be a server in another container, with the same /dev/shm."""
     there = "from fixed.designs import shm_names; print(shm_names.new_name())"
