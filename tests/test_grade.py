@@ -96,6 +96,13 @@ def mm_inputs_and_the_shared_list(request):
     return request
 
 
+def to_numpy(request):
+    for item in detach(request).items():
+        if hasattr(item.feature, "numpy"):
+            item.feature = item.feature.numpy()
+    return request
+
+
 def remembers():
     made = []
 
@@ -145,6 +152,13 @@ def test_a_wrong_way_has_its_hint(prepare, case, verdict, hint):
     assert (result.case, result.verdict) == (case, verdict)
     assert hint in result.hint
     assert result.hint in str(result)
+
+
+def test_an_attempt_that_shares_nothing_proves_nothing():
+    """Tensors become arrays, which go inline: no crash, and no name either."""
+    result = grade(to_numpy)
+    assert (result.passed, result.case, result.verdict, result.faults) == (False, "one image", "unknown", [])
+    assert "proves nothing" in result.hint
 
 
 def test_the_hints_differ():

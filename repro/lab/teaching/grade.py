@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from repro.lab.evidence.verdict import Outcome
 from repro.lab.lifted import make_request, run
@@ -67,6 +67,10 @@ DAMAGED = (
     "Every send owns its items, but the bytes that arrive are not the source's. Do not change features, "
     "their number, or their order."
 )
+UNPROVEN = (
+    "Nothing went wrong, but nothing was shared either: the features went inline, in the message, so this run proves "
+    "nothing. Keep the tensors as they are; wrapping puts them into shared memory."
+)
 UNEXPLAINED = "Nobody shares what they should not, and yet the lab found faults: read them."
 RIGHT = "Every send owns its mm_inputs, its list and its items; the pixels are still shared until they are wrapped."
 
@@ -74,12 +78,12 @@ RIGHT = "Every send owns its mm_inputs, its list and its items; the pixels are s
 @dataclass(frozen=True, repr=False)
 class Grade:
     """What an attempt came to. `case` is the first kind of request with something wrong; `verdict` and `faults` are
-    the lab's for it. `copied` is the price: bytes of tensor storage that prepare copied for each send of one image;
+    the lab's for it. The verdict is `unknown` if tensors were to be shared and no name was ever made. `copied` is the price: bytes of tensor storage that prepare copied for each send of one image;
     `shared` says whether the storage is still the source's (a right fix shares it)."""
 
     passed: bool
     case: str
-    verdict: Outcome
+    verdict: Outcome | Literal["unknown"]
     hint: str
     faults: list[str]
     copied: int
@@ -113,7 +117,14 @@ def grade(prepare: Prepare, *, n: int = 3) -> Grade:
         faults = result.faults()
         if hint or faults:
             return Grade(False, case, result.verdict.outcome, hint or UNEXPLAINED, faults, copied)
+        if not result.names and _has_tensors(make()):
+            return Grade(False, case, "unknown", UNPROVEN, [], copied)
     return Grade(True, f"all {len(CASES)} kinds of requests", "survived", _priced(price[0]), [], price[0])
+
+
+def _has_tensors(request: TokenizedGenerateReqInput) -> bool:
+    """Whether anything in it would be wrapped."""
+    return any(hasattr(array, "data_ptr") for array in arrays(request))
 
 
 def _priced(copied: int) -> str:
