@@ -78,8 +78,9 @@ RIGHT = "Every send owns its mm_inputs, its list and its items; the pixels are s
 @dataclass(frozen=True, repr=False)
 class Grade:
     """What an attempt came to. `case` is the first kind of request with something wrong; `verdict` and `faults` are
-    the lab's for it. The verdict is `unknown` if tensors were to be shared and no name was ever made. `copied` is the price: bytes of tensor storage that prepare copied for each send of one image;
-    `shared` says whether the storage is still the source's (a right fix shares it)."""
+    the lab's for it. The verdict is `unknown` if tensors were to be shared and no name was ever made. `copied` is the
+    price: bytes of tensor storage that prepare copied for each send of one image; `shared` says whether the storage is
+    still the source's (a right fix shares it)."""
 
     passed: bool
     case: str
