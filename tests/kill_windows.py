@@ -27,7 +27,9 @@ def main() -> None:
         return make_and_remove(int(sys.argv[1]))
     told = []
     for number in itertools.count(1):
-        child = subprocess.run([sys.executable, "-m", __spec__.name, str(number)], capture_output=True, text=True)
+        child = subprocess.run(
+            [sys.executable, "-m", __spec__.name, str(number)], capture_output=True, encoding="utf-8"
+        )
         if child.returncode != -signal.SIGKILL:
             return print(json.dumps({"killed": told, "at_last": child.stderr}))
         *_, call, pid = child.stdout.split()

@@ -118,7 +118,7 @@ def test_a_process_in_another_pid_namespace_is_not_taken_for_dead():
         ["unshare", "--pid", "--fork", "--map-root-user", sys.executable, "-c", there],
         cwd=machine.ROOT,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
     )
     if apart.returncode:
         pytest.skip("nobody may have a pid namespace here")
