@@ -13,6 +13,7 @@ from repro.lab.engine.boot import (
     default_model,
     environment,
     import_sglang,
+    prepare,
     start,
 )
 from repro.lab.machine.device import CPU, CUDA, Device
@@ -30,5 +31,6 @@ __all__ = [
     "default_model",
     "environment",
     "import_sglang",
+    "prepare",
     "start",
 ]

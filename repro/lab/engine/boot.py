@@ -62,17 +62,22 @@ def arguments(model: str, device: Device) -> dict[str, Any]:
 def start(model: str, name: str, **more: Any) -> Any:
     """A running `sglang.Engine` on the device of that name, with `more` arguments if there are any. To be called in a
     child only (see `launcher`): if its scheduler dies, sglang kills the calling process and everything below it."""
+    sglang = prepare(model)
+    note("phase", phase="boot")
+    engine = sglang.Engine(**{**arguments(model, DEVICES[name]), **more})
+    note("phase", phase="generate")
+    return engine
+
+
+def prepare(model: str) -> Any:
+    """The package sglang, imported, when the model is built, too. Raises OSError if the tiny model cannot be built."""
     note("phase", phase="model")
     builder = tiny_vlm.builder() if model == TINY else None  # builds while this process imports
     note("phase", phase="import")
     sglang = import_sglang()
     if builder and builder.wait():
         raise OSError(f"the tiny model could not be built: its builder exited with {builder.returncode}")
-    note("phase", phase="boot")
-    engine = sglang.Engine(**{**arguments(model, DEVICES[name]), **more})
-    note("start_method", method=multiprocessing.get_start_method())
-    note("phase", phase="generate")
-    return engine
+    return sglang
 
 
 def import_sglang() -> Any:
@@ -82,7 +87,7 @@ def import_sglang() -> Any:
     forks = os.environ.get(START_METHOD) == "fork"
     if forks:
         deferred.install()
-        _fork_where_sglang_spawns()
+    _decide_how_processes_start(forks)
     import sglang
     import sglang.srt.entrypoints.engine
 
@@ -94,14 +99,17 @@ def import_sglang() -> Any:
     return sglang
 
 
-def _fork_where_sglang_spawns() -> None:
-    """From now on, `multiprocessing.set_start_method("spawn")`, which sglang calls before it starts its processes, sets
-    `fork`; but not in a process that has more than one thread: the child would wait for locks that nobody frees."""
+def _decide_how_processes_start(forks: bool) -> None:
+    """From now on, `multiprocessing.set_start_method`, which sglang calls before it starts its processes, is noted. If
+    this process `forks`, "spawn" becomes `fork`; but not in a process that has more than one thread: the child would
+    wait for locks that nobody frees."""
     original = multiprocessing.set_start_method
 
     def set_start_method(method: str | None, force: bool = False) -> None:
-        chosen = "fork" if method == "spawn" and len(os.listdir("/proc/self/task")) == 1 else method
+        one_thread = len(os.listdir("/proc/self/task")) == 1
+        chosen = "fork" if forks and method == "spawn" and one_thread else method
         original(chosen, force=force)
+        note("start_method", method=chosen)
 
     multiprocessing.set_start_method = set_start_method
 

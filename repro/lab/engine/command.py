@@ -1,15 +1,21 @@
-"""The command line that `repro/crash.py` and `fixed/crash.py` share: arguments in, verdict and exit status out."""
+"""The command line of `repro/crash.py` and `fixed/crash.py`: arguments in, verdict and exit status out.
+
+The scripts of the server have the same command line with a few things more: these are their `Manner`.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
-from argparse import Namespace
-from collections.abc import Callable
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from repro.lab.evidence.verdict import Outcome
+from repro.lab.engine import report
+from repro.lab.engine.boot import SAYS
+from repro.lab.evidence.verdict import Outcome, Verdict
 from repro.lab.machine import device, preflight
 from repro.lab.refused import Refused
 from repro.lab.terminal import OneLineParser, count, progress
@@ -17,13 +23,29 @@ from repro.lab.terminal import OneLineParser, count, progress
 KEPT, BROKEN, REFUSED, INTERRUPTED = 0, 1, 2, 130
 
 
-def main(scene: Callable[[Namespace], Any], promise: Outcome) -> int:
+@dataclass(frozen=True)
+class Manner:
+    """How a script differs from `crash.py`: what it adds to the command line and checks of it (which raises Refused),
+    what it calls the phases, how it tells a verdict as text and as data, and when a promise is kept."""
+
+    adds: Callable[[ArgumentParser], None]
+    checks: Callable[[Namespace], None]
+    says: Mapping[str, str]
+    text: Callable[[Verdict, Outcome], str]
+    data: Callable[[Verdict], dict[str, Any]]
+    keeps: Callable[[Verdict, Outcome], bool]
+
+
+AS_CRASH = Manner(lambda parser: None, lambda given: None, SAYS, report.text, Verdict.as_dict, Verdict.keeps)
+
+
+def main(scene: Callable[[Namespace], Any], promise: Outcome, manner: Manner = AS_CRASH) -> int:
     """Run `scene` as the command line says and print its verdict.
 
     Returns 0 if the promised thing happened, 1 if something else did, 2 for bad usage or a missing part.
     """
     try:
-        return run(scene, parse(scene.__doc__ or "", promise), promise)
+        return run(scene, parse(scene.__doc__ or "", promise, manner), promise, manner)
     except Refused as refusal:
         print(f"{Path(sys.argv[0]).name}: {refusal}", file=sys.stderr)
         return REFUSED
@@ -32,26 +54,27 @@ def main(scene: Callable[[Namespace], Any], promise: Outcome) -> int:
         return INTERRUPTED
 
 
-def run(scene: Callable[[Namespace], Any], arguments: Namespace, promise: Outcome) -> int:
+def run(scene: Callable[[Namespace], Any], arguments: Namespace, promise: Outcome, manner: Manner) -> int:
     """Check, run, print. Raises Refused if the run cannot be made as asked."""
     preflight.require_linux()
     preflight.require_parts()
     from repro.lab import engine  # only now: these import parts that may be missing
-    from repro.lab.engine import launcher, report
+    from repro.lab.engine import launcher
 
+    manner.checks(arguments)
     choice = settle(arguments)
     if choice.why:
         print(f"{Path(sys.argv[0]).name}: {on_the_cpu(choice.why, arguments.model)}", file=sys.stderr)
     environment = engine.environment(arguments.model, choice.device, spawn=arguments.spawn)
-    with progress(sys.stderr, engine.SAYS) as shown:
+    with progress(sys.stderr, manner.says) as shown:
         verdict = launcher.run(scene, arguments, environment=environment, log=arguments.log, on_phase=shown.phase)
     if arguments.json:
-        print(json.dumps(verdict.as_dict(), indent=2))
+        print(json.dumps(manner.data(verdict), indent=2))
     elif verdict.outcome != "refused":
-        print(report.text(verdict, promise))
+        print(manner.text(verdict, promise))
     if verdict.outcome == "refused":
         raise Refused(verdict.message)
-    return KEPT if verdict.keeps(promise) else BROKEN
+    return KEPT if manner.keeps(verdict, promise) else BROKEN
 
 
 def settle(arguments: Namespace) -> device.Choice:
@@ -82,7 +105,7 @@ def on_the_cpu(why: str, model: str) -> str:
     return f"on the CPU, model {model}: {why}. For CUDA: {device.way_to_cuda()}"
 
 
-def parse(description: str, promise: Outcome) -> Namespace:
+def parse(description: str, promise: Outcome, manner: Manner) -> Namespace:
     """The command line. Raises Refused, in one line, where argparse would print its usage."""
     parser = OneLineParser(description=" ".join(description.split()))
     parser.add_argument("--n", type=count, default=2, help="how many samples to ask for (default: %(default)s)")
@@ -97,6 +120,7 @@ def parse(description: str, promise: Outcome) -> Namespace:
     parser.add_argument("--spawn", action="store_true", help="on a CPU: start sglang's processes as sglang does")
     parser.add_argument("--json", action="store_true", help="print the verdict as one JSON object and nothing else")
     parser.add_argument("--log", type=Path, metavar="FILE", help="keep what sglang prints in FILE")
+    manner.adds(parser)
     arguments = parser.parse_args()
     if promise == "crashed" and arguments.n == 1:
         raise Refused("--n 1 cannot crash: sglang copies a request for n > 1 only", "give 2 or more")

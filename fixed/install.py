@@ -1,0 +1,35 @@
+"""The fixes that a server can be started with, by name: what has to be done in its process before it starts."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from fixed import detach
+from repro.lab.refused import Refused
+
+HERE = Path(__file__).parent
+DROPPINGS = shutil.ignore_patterns("build", "*.egg-info", "__pycache__")
+
+
+def hotfix() -> None:
+    """Install the distribution in `fixed/hotfix` for this process and its children, as an operator does with pip, into
+    a folder of the run. sglang itself finds the plugin and loads it. Raises Refused if pip cannot install it."""
+    run = Path(tempfile.mkdtemp(prefix="hotfix-"))
+    for part in ("hotfix", "designs"):  # pip builds where the source lies, and must leave nothing in the checkout
+        shutil.copytree(HERE / part, run / part, ignore=DROPPINGS)
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation"]
+    target = run / "installed"
+    made = subprocess.run([*pip, "--target", target, run / "hotfix"], stdin=subprocess.DEVNULL, capture_output=True)
+    if made.returncode:
+        reason = made.stderr.decode(errors="replace").strip().splitlines()[-1:]
+        raise Refused(f"pip could not install the hotfix ({' '.join(reason)})", "run `make setup`")
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(target), os.environ.get("PYTHONPATH", "")])
+    sys.path.insert(0, str(target))
+
+
+FIXES = {"detach": detach.apply, "hotfix": hotfix}

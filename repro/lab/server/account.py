@@ -1,0 +1,76 @@
+"""What the clients of one server saw, read from the record of the run, and whether that is what was promised."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from repro.lab.evidence.verdict import Outcome, Verdict
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one client saw. `kind` is `other` (it streams), `culprit`, `next` or `before`; `tokens` of the `asked` came;
+    `error` is the exception of the client's library and `says` its text; `texts` are the answers."""
+
+    kind: str
+    number: int
+    whole: bool
+    tokens: int
+    asked: int
+    error: str | None = None
+    says: str | None = None
+    texts: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Account:
+    """What all clients saw. `health` maps `before` and `after` to what `/health` said; `gone` is how many seconds the
+    first cut came before the port refused connections, None if it never did."""
+
+    clients: list[Seen]
+    health: dict[str, str]
+    gone: float | None
+
+    def of(self, kind: str) -> list[Seen]:
+        """What the clients of this kind saw, by their number."""
+        return sorted((seen for seen in self.clients if seen.kind == kind), key=lambda seen: seen.number)
+
+    def served(self, kind: str) -> bool:
+        """Whether there were clients of this kind, and each had a whole answer."""
+        return bool(self.of(kind)) and all(seen.whole for seen in self.of(kind))
+
+    def nobody_served(self, kind: str) -> bool:
+        """Whether no client of this kind had a whole answer."""
+        return not any(seen.whole for seen in self.of(kind))
+
+    def as_dict(self) -> dict[str, Any]:
+        """The account as plain data, for `json.dumps`."""
+        return asdict(self)
+
+
+def read(events: Iterable[Mapping[str, Any]]) -> Account:
+    """The account in a run's events."""
+    clients, health, gone = [], {}, None
+    for event in events:
+        if event["what"] == "client":
+            clients.append(Seen(**{name: event[name] for name in Seen.__dataclass_fields__ if name in event}))
+        elif event["what"] == "health":
+            health[event["when"]] = event["says"]
+        elif event["what"] == "refused connection":
+            gone = event["seconds"]
+    return Account(clients, health, gone)
+
+
+def keeps(verdict: Verdict, promise: Outcome) -> bool:
+    """Whether what was promised happened to the server and to its clients. Crashed: #24231, every answer cut after its
+    first token, the next client refused. Survived: everybody has a whole answer."""
+    account = read(verdict.events)
+    if not verdict.keeps(promise) or account.health.get("before") != "200":
+        return False
+    if promise == "survived":
+        return all(map(account.served, ("other", "culprit", "next"))) and account.health.get("after") == "200"
+    cut = all(seen.tokens and seen.error for seen in account.of("other"))
+    all_cut = cut and bool(account.of("next")) and all(map(account.nobody_served, ("other", "culprit", "next")))
+    return all_cut and account.gone is not None

@@ -1,0 +1,82 @@
+"""sglang's own HTTP server, started as `python -m sglang.launch_server` starts it, and the clients beside it.
+
+The clients are a process that is not below the server's. So they live on when sglang kills its own process tree.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import os
+import runpy
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from repro.lab import engine
+from repro.lab.evidence.recorder import note
+from repro.lab.machine.device import DEVICES
+from repro.lab.refused import Refused
+from repro.lab.server.plan import LOOPBACK, Body, Plan
+
+MODULE = "sglang.launch_server"
+QUIET = {"log_level_http": "warning"}
+
+
+def serve(model: str, device: str, *, others: int, culprit: Body, before: Sequence[Body] = ()) -> list[str]:
+    """Serve until all clients have gone, and return the texts of the culprit's answer.
+
+    The clients first send each body of `before`. Then `others` clients stream. When each of them has had its first
+    token, the culprit's body is sent. At last, one more client asks. To be called in a child only: if its scheduler
+    dies, sglang kills the calling process. What the clients saw is in the run's record (`account.read`).
+    """
+    plan = Plan(free_port(), os.getpid(), others, culprit, list(before))
+    answers = start_clients(plan)
+    engine.prepare(model)
+    import sglang.srt.entrypoints.http_server  # noqa: F401  before the fork, so that nothing is imported after it
+
+    note("phase", phase="boot")
+    launch({**engine.arguments(model, DEVICES[device]), **QUIET}, plan.port)
+    return json.loads(answers.read_text(encoding="utf-8")) if answers.exists() else []
+
+
+def launch(given: Mapping[str, Any], port: int) -> None:
+    """What `python -m sglang.launch_server` does, in this process. Returns when the server was asked to stop."""
+    sys.argv = [MODULE, *command_line(given), "--host", LOOPBACK, "--port", str(port)]
+    print("$ python -m", *sys.argv, flush=True)
+    with contextlib.suppress(KeyboardInterrupt):
+        runpy.run_module(MODULE, run_name="__main__")  # its `finally` ends the scheduler and the detokenizer
+    for child in multiprocessing.active_children():
+        child.join()
+
+
+def command_line(given: Mapping[str, Any]) -> list[str]:
+    """Keyword arguments of `sglang.Engine` as options of the server."""
+    words: list[str] = []
+    for name, value in given.items():
+        words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+    return words
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 on which nobody listens. Raises Refused where that address cannot be had (a machine whose
+    loopback has IPv6 only, or is down)."""
+    try:
+        with socket.create_server((LOOPBACK, 0)) as server:
+            return server.getsockname()[1]
+    except OSError as error:
+        raise Refused(f"cannot listen on {LOOPBACK} ({error.strerror})", "ip link set lo up") from None
+
+
+def start_clients(plan: Plan) -> Path:
+    """Start the clients. Returns the file that will hold the texts of the culprit's answer, if there is one."""
+    folder = Path(tempfile.gettempdir())
+    file = folder / "plan.json"
+    file.write_text(plan.as_json(), encoding="utf-8")
+    subprocess.run([sys.executable, "-m", "repro.lab.server.clients", str(file)], check=True)  # it detaches itself
+    return plan.answers(file)

@@ -1,0 +1,163 @@
+"""The clients: a process of its own, with the `openai` package as people use it, on loopback.
+
+`python -m repro.lab.server.clients PLAN` detaches itself from the server's process, waits until the server is healthy,
+does what the plan says, notes in the run's record what each client saw, and asks the server to stop. The library's own
+retries are off, for a retry hides what it repeats; and no proxy of the environment is asked for loopback.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from repro.lab.evidence import recorder
+from repro.lab.evidence.recorder import note
+from repro.lab.server.plan import LOOPBACK, Body, Plan, question
+
+LIMIT = 110.0  # seconds for one request, less than a warden's limit for all of it
+POLL = 0.05  # seconds between two looks at a server that boots
+REFUSED_WITHIN = 2.0  # seconds in which a dead server's port is looked at
+STORY = "Tell a long story."
+
+
+def main(file: Path) -> None:
+    """Do what the plan in `file` says. The caller's process returns at once; its child, an orphan, does the work."""
+    plan = Plan(**json.loads(file.read_text(encoding="utf-8")))
+    server = psutil.Process(plan.pid)
+    if os.fork():
+        os._exit(0)
+    recorder.install()
+    try:
+        texts = asyncio.run(Clients(plan).run())
+        if texts is not None:
+            plan.answers(file).write_text(json.dumps(texts), encoding="utf-8")
+    finally:
+        try:
+            server.send_signal(signal.SIGINT)  # as an operator's Ctrl-C
+        except psutil.NoSuchProcess:
+            pass
+
+
+class Clients:
+    """All clients of one run."""
+
+    def __init__(self, plan: Plan) -> None:
+        import httpx
+        from openai import AsyncOpenAI
+
+        self.plan = plan
+        address = f"http://{LOOPBACK}:{plan.port}"
+        self.plain = httpx.AsyncClient(base_url=address, trust_env=False, timeout=20)
+        self.openai = AsyncOpenAI(
+            base_url=f"{address}/v1",
+            api_key="none",
+            max_retries=0,
+            timeout=LIMIT,
+            http_client=httpx.AsyncClient(trust_env=False, limits=httpx.Limits(max_connections=None)),
+        )
+        self.waiting_for_first_token = plan.others
+        self.all_stream = asyncio.Event()
+        self.gone: asyncio.Task | None = None
+
+    async def run(self) -> list[str] | None:
+        """Do what the plan says; the texts of the culprit's answer, or None if there was none."""
+        while (said := await self._health()) != "200":
+            await asyncio.sleep(POLL)
+        note("phase", phase="generate")
+        for number, body in enumerate(self.plan.before):
+            await self._ask("before", body, number)
+        note("health", when="before", says=said)
+        streams = [asyncio.create_task(self._stream(number)) for number in range(self.plan.others)]
+        if streams:
+            await self.all_stream.wait()
+        texts = await self._ask("culprit", self.plan.culprit)
+        await asyncio.gather(*streams)
+        await self._ask("next", question("And now?"))
+        note("health", when="after", says=await self._health())
+        if self.gone:
+            await self.gone
+        await self.openai.close()
+        await self.plain.aclose()
+        return texts
+
+    async def _health(self) -> str:
+        """The status of `/health`, or what the client's library raises."""
+        try:
+            return str((await self.plain.get("/health")).status_code)
+        except Exception as error:
+            return name_of(error)
+
+    async def _ask(self, kind: str, body: Body, number: int = 0) -> list[str] | None:
+        """The texts of the answer to `body`, or None. What the client saw is noted."""
+        seen: dict[str, Any] = {"tokens": 0, "asked": body["n"] * body["max_tokens"]}
+        try:
+            answer = await self.openai.chat.completions.create(**body)
+        except Exception as error:
+            self._cut(kind, number, error, seen)
+            return None
+        texts = [choice.message.content for choice in answer.choices]
+        whole = len(texts) == body["n"]
+        note("client", kind=kind, number=number, whole=whole, texts=texts, **seen)
+        return texts
+
+    async def _stream(self, number: int) -> None:
+        """One answer, read token by token. What the client saw is noted."""
+        body = {**question(f"{STORY} ({number})", tokens=self.plan.tokens), "stream": True}
+        counted = {"include_usage": True, "continuous_usage_stats": True}
+        seen: dict[str, Any] = {"tokens": 0, "asked": self.plan.tokens}
+        try:
+            chunks = await self.openai.chat.completions.create(
+                **body, stream_options=counted, extra_body={"ignore_eos": True}
+            )
+            async for chunk in chunks:
+                if not seen["tokens"] and chunk.usage and chunk.usage.completion_tokens:
+                    self._has_first_token()
+                seen["tokens"] = max(seen["tokens"], chunk.usage.completion_tokens if chunk.usage else 0)
+        except Exception as error:
+            self._cut("other", number, error, seen)
+        else:
+            note("client", kind="other", number=number, whole=seen["tokens"] == seen["asked"], **seen)
+        if not seen["tokens"]:
+            self._has_first_token()  # it will never have one: nobody waits for it
+
+    def _has_first_token(self) -> None:
+        self.waiting_for_first_token -= 1
+        if not self.waiting_for_first_token:
+            self.all_stream.set()
+
+    def _cut(self, kind: str, number: int, error: Exception, seen: dict[str, Any]) -> None:
+        """Note an answer that did not come, or was cut; after the first of them, look when the port is closed."""
+        cause = f" < {name_of(error.__cause__)}" if error.__cause__ else ""
+        says = " ".join(str(error).split())[:300]
+        note("client", kind=kind, number=number, whole=False, error=name_of(error) + cause, says=says, **seen)
+        if kind in ("other", "culprit") and self.gone is None:
+            self.gone = asyncio.create_task(self._until_refused(time.monotonic()))
+
+    async def _until_refused(self, since: float) -> None:
+        while time.monotonic() - since < REFUSED_WITHIN:
+            try:
+                _, writer = await asyncio.open_connection(LOOPBACK, self.plan.port)
+            except OSError:
+                note("refused connection", seconds=time.monotonic() - since)
+                return
+            writer.close()
+            await asyncio.sleep(0.001)
+
+
+def name_of(error: BaseException) -> str:
+    """The class of an exception, with the package that it is from: `httpx.RemoteProtocolError`."""
+    kind = type(error)
+    package = kind.__module__.partition(".")[0]
+    return kind.__name__ if package == "builtins" else f"{package}.{kind.__name__}"
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
