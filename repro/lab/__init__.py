@@ -2,6 +2,7 @@
 
 machine    what this machine and this environment have: device, image, model, room, tried before a run
 engine     way 1: the whole of sglang, in a child, under a warden
+server     way 1 as people meet it: the HTTP server, its clients, and what each of them saw
 upstream   a release's own code: read, checked, lifted, and what stands in for the rest of sglang
 lifted     way 2: that code between two processes, one experiment at a time
 evidence   what a run leaves behind: verdict, record of names, the kernel's account, last words
