@@ -58,7 +58,7 @@ def test_bisect_tries_every_release():
     assert told["turns"] == [f"first bad release: {AFFECTED[0]}", f"first good release: {FIXED}"]
 
 
-@pytest.mark.parametrize("words", [["--fault", "fail:1", "--n", 3], ["--ranks", 2, "--items", 2]])
+@pytest.mark.parametrize("words", [["--fault", "fail:1", "--n", 3], ["--n", 1, "--ranks", 2, "--items", 2]])
 def test_a_token_makes_the_same_experiment_again(words):
     token = json.loads(machine.command("-m", "repro.lab", "--json", *words).stdout)["token"]
     again = machine.command("-m", "repro.lab", "--replay", token)

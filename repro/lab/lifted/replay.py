@@ -42,7 +42,8 @@ def token(words: Sequence[str], release: str, events: Iterable[Event]) -> Token:
 
 def digest(events: Iterable[Event]) -> str:
     """A digest of who did what to which name for which send. Names are told apart by the order in which they were made.
-    Which of two ranks is the one that unlinks a name is left open, and so is how processes overlap."""
+    Which of two ranks is the one that unlinks a name is left open, and so is how processes overlap. (How far one rank
+    comes while another one dies is a race: such a run need not have the same digest again.)"""
     lives: dict[str, set[tuple[str, str, int]]] = {}
     for event in events:
         what = "unlink" if event.what == "unlink failed" else event.what
