@@ -64,13 +64,13 @@ def command_line(given: Mapping[str, Any]) -> list[str]:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 on which nobody listens. Raises Refused where that address cannot be had (a machine whose
-    loopback has IPv6 only, or is down)."""
+    """A port of 127.0.0.1 on which nobody listens. Raises Refused where nobody can be reached at that address (a
+    machine whose loopback has IPv6 only, or is down)."""
     try:
-        with socket.create_server((LOOPBACK, 0)) as server:
+        with socket.create_server((LOOPBACK, 0)) as server, socket.create_connection(server.getsockname(), timeout=5):
             return server.getsockname()[1]
     except OSError as error:
-        raise Refused(f"cannot listen on {LOOPBACK} ({error.strerror})", "ip link set lo up") from None
+        raise Refused(f"no connection to {LOOPBACK} ({error.strerror or error})", "run `ip link set lo up`") from None
 
 
 def start_clients(plan: Plan) -> Path:
