@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
+import shlex
 from argparse import Namespace
 from collections.abc import Callable
+from xml.etree import ElementTree
 
 import pytest
+from PIL import Image
 
 from repro.lab import engine
 from repro.lab.engine import launcher
 from repro.lab.evidence.verdict import Verdict
-from repro.lab.server import account, report
+from repro.lab.server import account, picture, report
 from repro.lab.server.account import Account
 from tests import machine, scenes
 
@@ -97,8 +102,9 @@ def test_nothing_is_left_and_the_http_server_listens_on_loopback_only(side, requ
 
 
 def test_the_released_script_keeps_its_promise(host, tmp_path):
-    log = tmp_path / "server.log"
-    run = machine.command("repro/server.py", "--clients", 2, "--n", 3, "--json", "--log", log, on=host)
+    log, dot = tmp_path / "server.log", tmp_path / "dot.png"
+    Image.new("RGB", (1, 1), "crimson").save(dot)
+    run = machine.command("repro/server.py", "--clients", 2, "--n", 3, "--image", dot, "--json", "--log", log, on=host)
     told = json.loads(run.stdout)
     assert run.returncode == 0, run.stdout + run.stderr
     assert Verdict.from_dict(told).is_the_crash()
@@ -114,6 +120,27 @@ def test_the_fixed_script_with_the_hotfix_keeps_its_promise(host, tmp_path):
     assert "verdict    survived, as promised" in run.stdout
     assert run.stdout.count("verdict ") == 1
     assert "sglang-shm-hotfix: sglang 0.5.12.post1 is patched in memory" in log.read_text()
+
+
+def test_the_picture_has_a_lane_for_each_client_and_a_cut(cut_off, served):
+    lanes = picture.lanes(account.read(cut_off.events))
+    assert [lane.title for lane in lanes] == [*(f"client {k}" for k in range(1, OTHERS + 1)), "the culprit", "the next"]
+    assert not any(lane.whole for lane in lanes)
+    drawn = picture.svg(account.read(cut_off.events), "as released")
+    assert "the server is gone" in drawn
+    assert "the server is gone" not in picture.svg(account.read(served.events), "with the fix")
+    ElementTree.fromstring(drawn)
+
+
+def test_the_request_to_paste_is_the_one_that_kills(tmp_path):
+    """What curl would send is one image of 1 x 1 pixel, n = 2. (The released script is killed by that very image.)"""
+    run = machine.command("-m", "repro.lab.server.request")
+    words = shlex.split(run.stdout)
+    body = json.loads(words[words.index("-d") + 1])
+    url = body["messages"][0]["content"][0]["image_url"]["url"]
+    image = Image.open(io.BytesIO(base64.b64decode(url.partition("base64,")[2])))
+    assert (run.returncode, words[0], words[1]) == (0, "curl", "http://127.0.0.1:30000/v1/chat/completions")
+    assert (image.size, image.format, body["n"]) == ((1, 1), "PNG", 2)
 
 
 WHOLE = {"what": "client", "number": 0, "whole": True, "tokens": 5, "asked": 5}
