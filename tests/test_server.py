@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 import shlex
 from argparse import Namespace
 from collections.abc import Callable
@@ -18,6 +19,8 @@ from repro.lab.engine import launcher
 from repro.lab.evidence.verdict import Verdict
 from repro.lab.server import account, picture, report
 from repro.lab.server.account import Account
+from repro.lab.teaching import transcript
+from scripts import readme
 from tests import machine, scenes
 
 OTHERS = 4  # clients that stream in `scenes.server_cases`
@@ -111,6 +114,19 @@ def test_the_released_script_keeps_its_promise(host, tmp_path):
     assert [one["whole"] for one in told["clients"]["clients"]] == [False] * 4
     assert "--host 127.0.0.1" in log.read_text()
     assert all(frame in log.read_text() for frame in told["frames"])
+
+
+@pytest.mark.parametrize("script", ["repro/server.py", "fixed/server.py"])
+def test_the_page_of_the_role_play_shows_what_the_script_prints(script, host):
+    page = (machine.ROOT / "docs" / "role-play.md").read_text(encoding="utf-8")
+    run = machine.command(script, on=host)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert without_chance(readme.blocks(page)[f"python {script}"]) == without_chance(run.stdout)
+
+
+def without_chance(output: str) -> str:
+    """`output` without what differs from run to run: how many tokens had come at the cut, and the columns' widths."""
+    return re.sub(" +", " ", re.sub(r"\d+ to \d+ of", "_ to _ of", transcript.compared(output)))
 
 
 def test_the_fixed_script_with_the_hotfix_keeps_its_promise(host, tmp_path):
