@@ -25,7 +25,6 @@ from repro.lab.refused import Refused
 from repro.lab.server.plan import LOOPBACK, Body, Plan
 
 MODULE = "sglang.launch_server"
-QUIET = {"log_level_http": "warning"}
 
 
 def serve(model: str, device: str, *, others: int, culprit: Body, before: Sequence[Body] = ()) -> list[str]:
@@ -41,7 +40,7 @@ def serve(model: str, device: str, *, others: int, culprit: Body, before: Sequen
     import sglang.srt.entrypoints.http_server  # noqa: F401  before the fork, so that nothing is imported after it
 
     note("phase", phase="boot")
-    launch({**engine.arguments(model, DEVICES[device]), **QUIET}, plan.port)
+    launch(engine.arguments(model, DEVICES[device]), plan.port)
     return json.loads(answers.read_text(encoding="utf-8")) if answers.exists() else []
 
 

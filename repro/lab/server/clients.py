@@ -75,7 +75,7 @@ class Clients:
         for number, body in enumerate(self.plan.before):
             await self._ask("before", body, number)
         note("health", when="before", says=said)
-        note("listens", at_addresses=listening(self.server))
+        note("listens", http=self.plan.port, sockets=listening(self.server))
         streams = [asyncio.create_task(self._stream(number)) for number in range(self.plan.others)]
         if streams:
             await self.all_stream.wait()
@@ -153,10 +153,16 @@ class Clients:
             await asyncio.sleep(0.001)
 
 
-def listening(server: psutil.Process) -> list[str]:
-    """The addresses at which the server's processes accept connections over the network."""
-    sockets = [one for process in (server, *server.children(recursive=True)) for one in process.net_connections("tcp")]
-    return sorted({one.laddr.ip for one in sockets if one.status == psutil.CONN_LISTEN})
+def listening(server: psutil.Process) -> list[tuple[str, int, str]]:
+    """Where the server's processes accept connections over the network: address, port, the process's title. sglang's
+    HTTP server is on loopback only; what torch.distributed opens in the scheduler is its own."""
+    sockets = [
+        (one.laddr.ip, one.laddr.port, process.cmdline()[0])
+        for process in (server, *server.children(recursive=True))
+        for one in process.net_connections("tcp")
+        if one.status == psutil.CONN_LISTEN
+    ]
+    return sorted(sockets)
 
 
 def name_of(error: BaseException) -> str:
