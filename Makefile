@@ -22,6 +22,7 @@ setup: $(WHOLE) ## make .venv with everything that is locked
 
 demo: $(WHOLE) ## see sglang 0.5.12.post1 die of one image with n = 2, then see it answer with the fix
 	$(BIN)/python -m repro.lab.engine.host repro/crash.py fixed/crash.py
+	@echo "The same on a server that others use, too: $(BIN)/python repro/server.py, then $(BIN)/python fixed/server.py"
 
 gpu: $(WHOLE_GPU) ## the same two runs with all of sglang's dependencies (9.2 GB), on the GPU if one answers
 	.venv-gpu/bin/python repro/crash.py

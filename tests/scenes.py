@@ -41,6 +41,9 @@ CASES = {
     "another image": (["navy"], 1),
 }
 
+# name -> (how many images in one prompt, n)
+API_CASES = {"text only, n = 4": (0, 4), "an image, n = 1": (1, 1), "two images, n = 2": (2, 2)}
+
 
 def engine_cases(arguments: Namespace) -> dict[str, list[str]]:
     """The answers to `arguments.cases`, one engine for all of them. Notes each case's answers as they come, so
@@ -50,6 +53,22 @@ def engine_cases(arguments: Namespace) -> dict[str, list[str]]:
 
         detach.apply()
     return ask_all(engine.start("tiny", "cpu"), arguments.cases)
+
+
+def server_cases(arguments: Namespace) -> list[str]:
+    """sglang's server, asked for what it survives, and then for an image with n = 2 while others stream. With
+    `arguments.fixed`, the fix is applied first."""
+    from repro.lab import server
+    from repro.lab.server.plan import image_url, question
+
+    if arguments.fixed:
+        from fixed import detach
+
+        detach.apply()
+    images = [image_url(colour=colour) for colour in ("crimson", "navy")]
+    before = [question("What is this?", images=images[:count], n=n) for count, n in API_CASES.values()]
+    culprit = question("What is this?", images=images[:1], n=arguments.n)
+    return server.serve("tiny", "cpu", others=4, culprit=culprit, before=before)
 
 
 def scheduler_killed(arguments: Namespace) -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from tests import machine
 
-SCRIPTS = ["repro/crash.py", "fixed/crash.py"]
+SCRIPTS = ["repro/crash.py", "fixed/crash.py", "repro/server.py", "fixed/server.py"]
 
 
 def refused(run: subprocess.CompletedProcess, *expected: str) -> None:
@@ -54,6 +54,30 @@ def folder(tmp_path):
 )
 def test_refused(script, words, expected, folder):
     refused(machine.command(script, *words, folder=folder), *expected)
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "expected"),
+    [
+        ("repro/server.py", ["--n", "1"], ["--n 1", "give 2 or more"]),
+        ("repro/server.py", ["--with", "detach"], ["--with", "--help"]),
+        ("repro/server.py", ["--clients", "0"], ["--clients", "'0'", "give a whole number of 1 or more"]),
+        ("fixed/server.py", ["--clients", "65"], ["--clients 65", "give 64 or fewer"]),
+        ("fixed/server.py", ["--with", "luck"], ["--with", "'luck'", "hotfix"]),
+    ],
+)
+def test_refused_of_a_server(script, words, expected, folder):
+    refused(machine.command(script, *words, folder=folder), *expected)
+
+
+def test_a_loopback_that_is_down(folder):
+    for unshare in (["unshare", "-n"], ["unshare", "-U", "-r", "-n"]):
+        if subprocess.run([*unshare, "true"], capture_output=True).returncode == 0:
+            environment = machine.surroundings(folder)
+            command = [*unshare, sys.executable, "repro/server.py"]
+            run = subprocess.run(command, cwd=machine.ROOT, env=environment, capture_output=True, text=True)
+            return refused(run, "127.0.0.1", "ip link set lo up")
+    pytest.skip("this machine allows no network namespace of one's own (unshare -n)")
 
 
 def test_a_truncated_png(folder, tmp_path):

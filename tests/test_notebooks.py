@@ -26,7 +26,7 @@ IDS = [str(path.relative_to(notebooks.FOLDER)) for path in PATHS]
 
 
 BOOTS = [pytest.mark.engine]  # what a notebook needs besides a long run
-NEEDS = [pytest.param(path, marks=BOOTS if path.name.startswith("00") else []) for path in PATHS]
+NEEDS = [pytest.param(path, marks=BOOTS if path.name.startswith(("00", "07")) else []) for path in PATHS]
 
 
 @pytest.mark.long

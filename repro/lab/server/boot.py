@@ -25,7 +25,6 @@ from repro.lab.refused import Refused
 from repro.lab.server.plan import LOOPBACK, Body, Plan
 
 MODULE = "sglang.launch_server"
-QUIET = {"log_level_http": "warning"}
 
 
 def serve(model: str, device: str, *, others: int, culprit: Body, before: Sequence[Body] = ()) -> list[str]:
@@ -41,7 +40,7 @@ def serve(model: str, device: str, *, others: int, culprit: Body, before: Sequen
     import sglang.srt.entrypoints.http_server  # noqa: F401  before the fork, so that nothing is imported after it
 
     note("phase", phase="boot")
-    launch({**engine.arguments(model, DEVICES[device]), **QUIET}, plan.port)
+    launch(engine.arguments(model, DEVICES[device]), plan.port)
     return json.loads(answers.read_text(encoding="utf-8")) if answers.exists() else []
 
 
@@ -64,13 +63,13 @@ def command_line(given: Mapping[str, Any]) -> list[str]:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 on which nobody listens. Raises Refused where that address cannot be had (a machine whose
-    loopback has IPv6 only, or is down)."""
+    """A port of 127.0.0.1 on which nobody listens. Raises Refused where nobody can be reached at that address (a
+    machine whose loopback has IPv6 only, or is down)."""
     try:
-        with socket.create_server((LOOPBACK, 0)) as server:
+        with socket.create_server((LOOPBACK, 0)) as server, socket.create_connection(server.getsockname(), timeout=5):
             return server.getsockname()[1]
     except OSError as error:
-        raise Refused(f"cannot listen on {LOOPBACK} ({error.strerror})", "ip link set lo up") from None
+        raise Refused(f"no connection to {LOOPBACK} ({error.strerror or error})", "run `ip link set lo up`") from None
 
 
 def start_clients(plan: Plan) -> Path:

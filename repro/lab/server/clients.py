@@ -36,7 +36,7 @@ def main(file: Path) -> None:
         os._exit(0)
     recorder.install()
     try:
-        texts = asyncio.run(Clients(plan).run())
+        texts = asyncio.run(Clients(plan, server).run())
         if texts is not None:
             plan.answers(file).write_text(json.dumps(texts), encoding="utf-8")
     finally:
@@ -49,11 +49,11 @@ def main(file: Path) -> None:
 class Clients:
     """All clients of one run."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, server: psutil.Process) -> None:
         import httpx
         from openai import AsyncOpenAI
 
-        self.plan = plan
+        self.plan, self.server = plan, server
         address = f"http://{LOOPBACK}:{plan.port}"
         self.plain = httpx.AsyncClient(base_url=address, trust_env=False, timeout=20)
         self.openai = AsyncOpenAI(
@@ -75,6 +75,7 @@ class Clients:
         for number, body in enumerate(self.plan.before):
             await self._ask("before", body, number)
         note("health", when="before", says=said)
+        note("listens", http=self.plan.port, sockets=listening(self.server))
         streams = [asyncio.create_task(self._stream(number)) for number in range(self.plan.others)]
         if streams:
             await self.all_stream.wait()
@@ -150,6 +151,18 @@ class Clients:
                 return
             writer.close()
             await asyncio.sleep(0.001)
+
+
+def listening(server: psutil.Process) -> list[tuple[str, int, str]]:
+    """Where the server's processes accept connections over the network: address, port, the process's title. sglang's
+    HTTP server is on loopback only; what torch.distributed opens in the scheduler is its own."""
+    sockets = [
+        (one.laddr.ip, one.laddr.port, process.cmdline()[0])
+        for process in (server, *server.children(recursive=True))
+        for one in process.net_connections("tcp")
+        if one.status == psutil.CONN_LISTEN
+    ]
+    return sorted(sockets)
 
 
 def name_of(error: BaseException) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 LOOPBACK = "127.0.0.1"
 ROOM = 12000  # tokens that all streams together may take: the server on a CPU has room for 16,384
-LONGEST = 400  # tokens of a stream
+LONGEST = 200  # tokens of a stream
 MOST = 64  # clients
 CHOICE = 8  # tokens of each sample of the culprit's request
 Body = dict[str, Any]

@@ -42,7 +42,7 @@ def _clients(account: Account) -> Iterator[str]:
     health = [f"{when}: {says}" for when, says in account.health.items()]
     yield f"/health    {', '.join(health) or 'never answered'}"
     if account.gone is not None:
-        yield f"gone       {account.gone * 1000:.0f} ms from the first cut to `connection refused`"
+        yield f"gone       {account.gone * 1000:.1f} ms from the first cut to `connection refused`"
 
 
 def _row(title: str, seen: list[Seen]) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from IPython.display import SVG, clear_output
@@ -52,22 +53,39 @@ def script(path: str, promise: Outcome, *, n: int = 2) -> Verdict:
 
     The first call starts a host, which imports sglang. Each later call in the same kernel takes about three seconds.
     """
-    arguments = Namespace(n=n, image=None, prompt=engine.PROMPT, model=None, device="auto", log=None)
-    choice = settle(arguments)
+    verdict = _ran(path, Namespace(n=n), engine.SAYS)
+    print(transcript.shown(report.text(verdict, promise)), end="")
+    assert verdict.keeps(promise), f"{path} promised {promise!r}"
+    return verdict
+
+
+def server(path: str, promise: Outcome, *, clients: int = 4, log: Path | None = None, **more: Any) -> Verdict:
+    """The same for `repro/server.py` or `fixed/server.py`: what the clients saw is in the verdict's events."""
+    from repro.lab.server import account, command
+    from repro.lab.server import report as server_report
+
+    verdict = _ran(path, Namespace(n=2, clients=clients, **more), command.SAYS, log)
+    print(transcript.shown(server_report.text(verdict, promise)), end="")
+    assert account.keeps(verdict, promise), f"{path} promised {promise!r}"
+    return verdict
+
+
+def _ran(path: str, arguments: Namespace, says: Mapping[str, str], log: Path | None = None) -> Verdict:
+    """The verdict on a script's scene, run on this kernel's host with the phases shown while they last."""
+    given = Namespace(image=None, prompt=engine.PROMPT, model=None, device="auto", log=None, **vars(arguments))
+    choice = settle(given)
 
     def live(phase: str) -> None:
         clear_output(wait=True)
-        print(f"{engine.SAYS.get(phase, phase)} ...")
+        print(f"{says.get(phase, phase)} ...")
 
     live("import")
     scene = child.load(ROOT / path, "scene")
-    environment = engine.environment(arguments.model, choice.device)
-    verdict = launcher.run(scene, arguments, environment=environment, on=_host(), on_phase=live)
+    environment = engine.environment(given.model, choice.device)
+    verdict = launcher.run(scene, given, environment=environment, on=_host(), log=log, on_phase=live)
     clear_output(wait=True)
     if choice.why:
-        print(on_the_cpu(choice.why, arguments.model))
-    print(transcript.shown(report.text(verdict, promise)), end="")
-    assert verdict.keeps(promise), f"{path} promised {promise!r}"
+        print(on_the_cpu(choice.why, given.model))
     return verdict
 
 
