@@ -75,7 +75,7 @@ def test_a_loopback_that_is_down(folder):
         if subprocess.run([*unshare, "true"], capture_output=True).returncode == 0:
             environment = machine.surroundings(folder)
             command = [*unshare, sys.executable, "repro/server.py"]
-            run = subprocess.run(command, cwd=machine.ROOT, env=environment, capture_output=True, text=True)
+            run = subprocess.run(command, cwd=machine.ROOT, env=environment, capture_output=True, encoding="utf-8")
             return refused(run, "127.0.0.1", "ip link set lo up")
     pytest.skip("this machine allows no network namespace of one's own (unshare -n)")
 

@@ -110,8 +110,8 @@ def test_the_released_script_keeps_its_promise(host, tmp_path):
     assert run.returncode == 0, run.stdout + run.stderr
     assert Verdict.from_dict(told).is_the_crash()
     assert [one["whole"] for one in told["clients"]["clients"]] == [False] * 4
-    assert "--host 127.0.0.1" in log.read_text()
-    assert all(frame in log.read_text() for frame in told["frames"])
+    assert "--host 127.0.0.1" in log.read_text(encoding="utf-8")
+    assert all(frame in log.read_text(encoding="utf-8") for frame in told["frames"])
 
 
 def test_the_page_of_the_role_play_shows_what_the_script_prints(host):
@@ -132,7 +132,7 @@ def test_the_fixed_script_with_the_hotfix_keeps_its_promise(host, tmp_path):
     assert run.returncode == 0, run.stdout + run.stderr
     assert "verdict    survived, as promised" in run.stdout
     assert run.stdout.count("verdict ") == 1
-    assert "sglang-shm-hotfix: sglang 0.5.12.post1 is patched in memory" in log.read_text()
+    assert "sglang-shm-hotfix: sglang 0.5.12.post1 is patched in memory" in log.read_text(encoding="utf-8")
 
 
 def test_the_picture_has_a_lane_for_each_client_and_a_cut(cut_off, served):
