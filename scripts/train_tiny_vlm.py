@@ -23,6 +23,7 @@ from repro.lab.engine import made_pictures, tiny_vlm
 SEED, THREADS = 24231, 1
 STEPS, COOLING, BATCH, RATE, WARM_UP = 1200, 150, 32, 2.5e-3, 40
 EXAM_SEED, EXAM = 7, 400
+SHARPER = 2.0  # the last layer is scaled by this: at temperature 1 the rare slips go, and the true variants stay
 BEFORE = "<|im_start|>user\n"
 PICTURE = "<|vision_start|><|image_pad|><|vision_end|>"
 AFTER = "<|im_end|>\n<|im_start|>assistant\n"
@@ -70,7 +71,9 @@ class Trainer:
         import torch
 
         state = (number, self.model.state_dict(), self.optimiser.state_dict(), self.dice.getstate())
-        torch.save(state, file)
+        beside = file.with_name(f"{file.name}.new")
+        torch.save(state, beside)
+        beside.replace(file)  # so that an interrupted run leaves a whole file
 
     def resume(self, file: Path) -> int:
         """Go on where `save` left off. Returns the number of steps that are done."""
@@ -196,6 +199,7 @@ def main() -> int:
             print(f"step {number + 1}  loss {loss:.3f}  {time.monotonic() - began:.0f} s", flush=True)
         if number % 50 == 49 and arguments.keep:
             trainer.save(arguments.keep, number + 1)
+    trainer.model.lm_head.weight.data.mul_(SHARPER)
     weights = halved(trainer.model)
     trainer.load(weights)
     false = exam(trainer)

@@ -79,7 +79,7 @@ trainer.load(tiny_vlm.shipped())
 shown = [Image.new("RGB", (112, 112), colour) for colour in ("crimson", "navy")]
 print(json.dumps({
     "false": training.exam(trainer, 100),
-    "false at temperature 1": training.exam(trainer, 100, temperature=1.0),
+    "false at temperature 1": training.exam(trainer, 50, temperature=1.0),
     "shown": training.answers(trainer, shown),
     "samples": training.answers(trainer, shown[:1] * 16, temperature=1.0),
 }))
@@ -107,7 +107,7 @@ def test_at_temperature_1_the_answers_differ_and_are_true(examined):
     true = made_pictures.Scene(1, "crimson", "square").sentences()
     assert len(set(examined["samples"])) > 1
     assert set(examined["samples"]) <= set(true)
-    assert len(examined["false at temperature 1"]) <= 3, examined["false at temperature 1"]
+    assert len(examined["false at temperature 1"]) <= 1, examined["false at temperature 1"]
 
 
 FIRST_STEPS = """
