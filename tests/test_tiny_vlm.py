@@ -1,8 +1,9 @@
-"""The tiny model: built once, whole or not at all, and the same to the byte."""
+"""The tiny model: built once, whole or not at all, the same to the byte; and it says what it sees."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from repro.lab.engine import tiny_vlm
+from repro.lab.engine import made_pictures, tiny_vlm
 from repro.lab.places import cache_directory
 from tests import machine
 
@@ -65,3 +66,87 @@ def test_another_recipe_is_another_place(monkeypatch):
 def test_heads_that_gpu_kernels_accept():
     assert tiny_vlm.TEXT["hidden_size"] / tiny_vlm.TEXT["num_attention_heads"] == 64
     assert tiny_vlm.VISION["hidden_size"] / tiny_vlm.VISION["num_heads"] == 64
+
+
+EXAMINE = """
+import json, random
+from repro.lab.engine import made_pictures, tiny_vlm
+from scripts import train_tiny_vlm as training
+from PIL import Image
+
+trainer = training.Trainer()
+trainer.load(tiny_vlm.shipped())
+shown = [Image.new("RGB", (112, 112), colour) for colour in ("crimson", "navy")]
+print(json.dumps({
+    "false": training.exam(trainer, 100),
+    "false at temperature 1": training.exam(trainer, 50, temperature=1.0),
+    "shown": training.answers(trainer, shown),
+    "samples": training.answers(trainer, shown[:1] * 16, temperature=1.0),
+}))
+"""
+
+
+@pytest.fixture(scope="module")
+def examined():
+    """What the shipped weights say of pictures, in a process of its own."""
+    told = subprocess.run(
+        [sys.executable, "-c", EXAMINE], cwd=machine.ROOT, check=True, capture_output=True, encoding="utf-8"
+    )
+    return json.loads(told.stdout.splitlines()[-1])
+
+
+def test_of_100_unseen_pictures_at_most_one_is_described_falsely(examined):
+    assert len(examined["false"]) <= 1, examined["false"]
+
+
+def test_every_picture_that_the_kit_shows_is_described_truly(examined):
+    assert examined["shown"] == ["a crimson square", "a navy square"]
+
+
+def test_at_temperature_1_the_answers_differ_and_are_true(examined):
+    true = made_pictures.Scene(1, "crimson", "square").sentences()
+    assert len(set(examined["samples"])) > 1
+    assert set(examined["samples"]) <= set(true)
+    assert len(examined["false at temperature 1"]) <= 1, examined["false at temperature 1"]
+
+
+FIRST_STEPS = """
+from scripts.train_tiny_vlm import Trainer
+
+first, again, other = Trainer(seed=1), Trainer(seed=1), Trainer(seed=2)
+told = [[trainer.step(number) for number in range(2)] for trainer in (first, again, other)]
+assert told[0] == told[1] != told[2], told
+"""
+
+
+def test_the_first_steps_of_the_training_are_those_of_the_seed():
+    subprocess.run([sys.executable, "-c", FIRST_STEPS], cwd=machine.ROOT, check=True)
+
+
+def test_the_shipped_weights_are_small_and_travel_with_the_package():
+    assert tiny_vlm.SHIPPED.stat().st_size <= 1.5 * 2**20
+    told = (machine.ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert all(f'"{file.name}"' in told for file in (tiny_vlm.SHIPPED, tiny_vlm.CHECKSUM))
+
+
+def test_other_weights_are_refused(monkeypatch, tmp_path):
+    weights = bytearray(tiny_vlm.SHIPPED.read_bytes())
+    weights[-1] ^= 1
+    other = tmp_path / tiny_vlm.SHIPPED.name
+    other.write_bytes(weights)
+    monkeypatch.setattr(tiny_vlm, "SHIPPED", other)
+    with pytest.raises(OSError, match="sha256"):
+        tiny_vlm.shipped()
+
+
+@pytest.mark.parametrize("word", made_pictures.WORDS)
+def test_a_word_is_one_token(word, built):
+    tokens = json.loads((built / "tokenizer.json").read_text(encoding="utf-8"))["added_tokens"]
+    assert f" {word}" in {token["content"] for token in tokens}
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3])
+def test_every_sentence_is_made_of_the_words_and_fits_into_an_answer(count):
+    for sentence in made_pictures.Scene(count, "navy", "circle").sentences():
+        assert set(sentence.split()) <= set(made_pictures.WORDS)
+        assert len(sentence.split()) < 8

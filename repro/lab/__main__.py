@@ -9,6 +9,7 @@ import math
 import sys
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from repro.lab import lifted
@@ -18,6 +19,7 @@ from repro.lab.lifted.fault import Fault
 from repro.lab.lifted.pool import pool
 from repro.lab.lifted.why import why
 from repro.lab.machine import preflight
+from repro.lab.pictures.trace import trace
 from repro.lab.places import ROOT
 from repro.lab.refused import Refused
 from repro.lab.releases import NEWEST, OLDEST
@@ -58,7 +60,11 @@ def experiment(arguments: Namespace) -> None:
     Release.of(arguments.release).manager(
         lifted.as_fix(arguments.fix)
     )  # is there such a release, and does the fix fit?
+    if arguments.trace:
+        preflight.require_writable(arguments.trace, "--trace")
     result = made(arguments)
+    if arguments.trace:
+        arguments.trace.write_text(json.dumps(trace(result.events, labels=result.labels)), encoding="utf-8")
     if arguments.json:
         sends = [vars(send) for send in result.sends]
         token = str(replay.token(arguments.words, result.verdict.release, result.events))
@@ -256,6 +262,7 @@ def parse(words: Sequence[str] | None, fixes: Mapping[str, Fix], prog: str) -> N
     parser.add_argument("--anyway", action="store_true", help="do not look whether /dev/shm has room")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     parser.add_argument("--events", action="store_true", help="print who created, opened, unlinked what, and when")
+    parser.add_argument("--trace", type=Path, metavar="FILE", help="write the events for Perfetto or about:tracing")
     parser.add_argument("--explain", action="store_true", help="print what is lifted and what is not sglang")
     parser.add_argument("--when", action="store_true", help="measure the trigger table")
     parser.add_argument("--why", action="store_true", help="from a failed open back to its cause, with file and line")

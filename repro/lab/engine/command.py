@@ -114,7 +114,7 @@ def parse(description: str, promise: Outcome, manner: Manner) -> Namespace:
     parser.add_argument(
         "--model",
         metavar="PATH_OR_ID",
-        help="a model's folder, a hub id, or `tiny`, which is built from a seed (default: tiny on a CPU)",
+        help="a model's folder, a hub id, or `tiny`, which is part of the kit (default: tiny on a CPU)",
     )
     parser.add_argument("--device", choices=device.NAMES, default="auto", help="(default: cuda if it can be used)")
     parser.add_argument("--spawn", action="store_true", help="on a CPU: start sglang's processes as sglang does")

@@ -1,8 +1,7 @@
-"""A tiny Qwen2.5-VL, built from a seed: real architecture, real image processor, no download.
+"""A tiny Qwen2.5-VL that says what it sees: real architecture, real image processor, no download.
 
-Its weights are random, so its answers mean nothing; but they are a function of the pixels and of the prompt,
-which is what a reproduction needs. It speaks in plain words because the rows of its output layer that belong to
-bytes and special tokens are almost zero: the largest logit is always a word's.
+It knows 18 words and the world of `made_pictures`, and nothing else. Its weights are part of the kit.
+`scripts/train_tiny_vlm.py` trains them from a seed. So a reader can see that the pixels have arrived.
 """
 
 from __future__ import annotations
@@ -14,21 +13,13 @@ import sys
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
+from repro.lab.engine.made_pictures import WORDS
 from repro.lab.places import ROOT, cache_directory
 
-SEED = 24231
-WORDS = """
-    apple amber autumn bird blue boat bread bridge bright brown candle castle cat chair city clear cloud coast
-    cold copper corn crimson dark dawn day deep door dusk dust early east field fire first fish flag flat flower
-    forest fox garden gate glass gold grain grass gray green harbor hill home horse house ice iron island ivory
-    jade kite lake lamp lantern late leaf light lily lime little long lost low maple meadow milk mill mint mirror
-    moon moss mountain near new night noon north oak ocean old olive open orange orchard owl paint paper path
-    pearl pine pink plain plum pond quiet rain raven red river road rock roof rose round sail salt sand scarlet
-    sea shadow shell ship shore silent silver sky slow small smoke snow soft south spring square star steel stone
-    storm stream summer sun tall tea thin tide tower town tree valley velvet violet violin wall warm water wave
-    west wheat wheel white wide wild willow wind window winter wood wool yellow young
-""".split()
+SHIPPED = Path(__file__).with_name("tiny_vlm.safetensors")  # in half precision, from scripts/train_tiny_vlm.py
+CHECKSUM = SHIPPED.with_suffix(".sha256")
 SPECIAL = (
     "<|endoftext|> <|im_start|> <|im_end|> <|vision_start|> <|vision_end|> <|vision_pad|> <|image_pad|> <|video_pad|>"
 ).split()
@@ -67,7 +58,8 @@ VISION = dict(
 
 def location() -> Path:
     """The folder of the tiny VLM, built or not: its name changes when the recipe or the libraries do."""
-    recipe = Path(__file__).read_bytes() + "".join(map(version, ("torch", "transformers", "tokenizers"))).encode()
+    recipe = Path(__file__).read_bytes() + CHECKSUM.read_bytes() + " ".join(WORDS).encode()
+    recipe += "".join(map(version, ("torch", "transformers", "tokenizers"))).encode()
     return cache_directory() / f"tiny-vlm-{hashlib.sha256(recipe).hexdigest()[:12]}"
 
 
@@ -108,7 +100,30 @@ def main() -> None:
 
 
 def build(folder: Path) -> None:
-    """Write the whole model into `folder`: configuration, weights, tokenizer and image processor."""
+    """Write the whole model into `folder`: configuration, weights, tokenizer and image processor.
+
+    Raises OSError if the shipped weights are not those of the checksum.
+    """
+    from safetensors.torch import load
+
+    model, processor = blank()
+    model.load_state_dict(load(shipped()))
+    model.save_pretrained(folder)
+    processor.tokenizer.save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+def shipped() -> bytes:
+    """The weights that are part of the kit. Raises OSError if they are not those of the checksum."""
+    weights = SHIPPED.read_bytes()
+    found, expected = hashlib.sha256(weights).hexdigest(), CHECKSUM.read_text(encoding="utf-8").split()[0]
+    if found != expected:
+        raise OSError(f"{SHIPPED.name} has the sha256 {found[:12]}..., and {CHECKSUM.name} says {expected[:12]}...")
+    return weights
+
+
+def blank() -> tuple[Any, Any]:
+    """The model before its training, and its processor."""
     import torch
     from transformers import (
         Qwen2_5_VLConfig,
@@ -130,38 +145,15 @@ def build(folder: Path) -> None:
         vision_end_token_id=token["<|vision_end|>"],
         **ends,
     )
-    model = Qwen2_5_VLForConditionalGeneration(config).to(torch.float32)
-    _fill(model, words=range(tokenizer.convert_tokens_to_ids(" " + WORDS[0]), len(tokenizer)))
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    Qwen2_5_VLProcessor(
+    processor = Qwen2_5_VLProcessor(
         image_processor=Qwen2VLImageProcessor(
             patch_size=14, merge_size=2, temporal_patch_size=2, min_pixels=28 * 28 * 4, max_pixels=28 * 28 * 256
         ),
         tokenizer=tokenizer,
         video_processor=Qwen2VLVideoProcessor(),
         chat_template=CHAT_TEMPLATE,
-    ).save_pretrained(folder)
-
-
-def _fill(model, words: range) -> None:
-    """Give every weight its value from the seed, in the order of the names, whatever the library's own
-    initialisation does."""
-    import torch
-
-    dice = torch.Generator().manual_seed(SEED)
-    with torch.no_grad():
-        for name, weight in sorted(model.named_parameters()):
-            if weight.ndim > 1:  # keep the size of what passes through, so that the pixels still tell at the end
-                weight.normal_(0.0, weight[0].numel() ** -0.5, generator=dice)
-                if "language_model" in name and "q_proj" in name:
-                    weight.mul_(4)  # attend to few tokens, else one word repeats
-            else:
-                weight.fill_(0.0 if name.endswith("bias") else 1.0)
-        head = model.get_output_embeddings().weight
-        spoken = torch.zeros(head.shape[0], 1)
-        spoken[words.start : words.stop] = 1.0
-        head.mul_(spoken + 1e-3 * (1 - spoken))
+    )
+    return Qwen2_5_VLForConditionalGeneration(config).to(torch.float32), processor
 
 
 def _tokenizer():
