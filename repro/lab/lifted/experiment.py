@@ -109,7 +109,7 @@ class Experiment:
             tokenizer.sends,
             events,
             [seen for seen in account.seen if seen.name in ours],
-            any(not _same(before, list(arrays(one))) for before, one in zip(held, self.requests, strict=True)),
+            any(not _holds(one, before) for before, one in zip(held, self.requests, strict=True)),
             list(self.requests),
             [account.trouble] if account.trouble else [],
         )
@@ -203,7 +203,12 @@ def _died(tokenizer: Tokenizer) -> bool:
     return schedulers is None or schedulers.dead
 
 
-def _same(before: list, after: list) -> bool:
+def _holds(request: TokenizedGenerateReqInput, before: list) -> bool:
+    """Whether the request holds the same arrays as before. A fix may have put anything in their place."""
+    try:
+        after = list(arrays(request))
+    except (AttributeError, TypeError):
+        return False
     return len(before) == len(after) and all(one is other for one, other in zip(before, after, strict=True))
 
 

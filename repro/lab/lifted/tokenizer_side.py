@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import inspect
 import os
 import pickle
@@ -17,6 +16,7 @@ from typing import Any
 
 import zmq.asyncio
 
+from repro.lab import limits
 from repro.lab.evidence.event import NAMING, Event
 from repro.lab.evidence.recorder import Recorder
 from repro.lab.evidence.turnstile import Turnstile
@@ -28,7 +28,6 @@ from repro.lab.upstream.expansion import FUNCTION
 from repro.lab.upstream.standin_data import GenerateReqInput, TokenizedGenerateReqInput
 
 PATIENCE = 5.0  # seconds for the answers to what was sent, when an experiment has failed
-GRACE = 2.0  # seconds for a thread to end that is told to
 
 
 class SchedulerDied(Exception):
@@ -37,10 +36,6 @@ class SchedulerDied(Exception):
 
 class ClientGone(Exception):
     """The client has gone away, and nobody waits for an answer any more."""
-
-
-class Interrupted(BaseException):
-    """The experiment is over, and the code of the reader, which still runs, has to stop."""
 
 
 @dataclass
@@ -89,11 +84,15 @@ class Tokenizer:
         self.schedulers, self.recorder = schedulers, recorder
         thread = threading.Thread(target=self._on_thread, args=(trace, timeout), name="tokenizer", daemon=True)
         thread.start()
+        blocked = True
         try:
-            thread.join(timeout + GRACE)
+            thread.join(timeout + limits.GRACE)
+            blocked = thread.is_alive()
         finally:
-            if not _ended(thread):
+            ended = limits.stop(thread)
+            if blocked:
                 self.error = TimeoutError("the event loop was blocked")
+            if not ended:
                 schedulers.abandon()
 
     def timed(self, prepare: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -261,15 +260,6 @@ class _Watched:
     async def _send_one_request_later(self, arguments: tuple) -> Any:
         with self.watcher.sending(arguments):
             return await super()._send_one_request(*arguments)
-
-
-def _ended(thread: threading.Thread) -> bool:
-    """Whether the thread has ended, after it was told to if it has not."""
-    until = time.monotonic() + GRACE
-    while thread.is_alive() and time.monotonic() < until:
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(Interrupted))
-        thread.join(0.1)
-    return not thread.is_alive()
 
 
 def _sending_line() -> str:
