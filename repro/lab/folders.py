@@ -20,14 +20,18 @@ LONGEST = 74  # characters of a path, so that sockets in the folder stay below t
 _locks: dict[Path, int] = {}
 
 
+def where() -> Path:
+    """Where they are: in TMPDIR, or in /tmp if the path of TMPDIR is too long for the sockets that will be in them."""
+    place = Path(tempfile.gettempdir())
+    return place if len(str(place)) <= LONGEST else Path("/tmp")
+
+
 def make(kind: str) -> Path:
     """A new folder, `shm-kit-KIND-...`, of this process. Removes folders whose processes have died.
 
-    It is in TMPDIR, or in /tmp if the path of TMPDIR is too long for the sockets that will be in it. Raises Refused if
-    no folder can be made there.
+    Raises Refused if no folder can be made where they are.
     """
-    place = Path(tempfile.gettempdir())
-    place = place if len(str(place)) <= LONGEST else Path("/tmp")
+    place = where()
     try:
         for folder in abandoned(place):
             shutil.rmtree(folder, ignore_errors=True)
@@ -46,6 +50,17 @@ def remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     if folder in _locks:
         os.close(_locks.pop(folder))
+
+
+@contextlib.contextmanager
+def temporary_files_there() -> Iterator[None]:
+    """While the context lasts, this process's temporary files go where the kit's folders are, too: multiprocessing puts
+    a socket among them."""
+    before, tempfile.tempdir = tempfile.tempdir, str(where())
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
 
 
 @contextlib.contextmanager

@@ -43,6 +43,7 @@ def within(seconds: float, call: Callable[[], Any]) -> Any:
 def stop(thread: threading.Thread) -> bool:
     """Whether the thread has ended, after it was told to if it has not."""
     until = time.monotonic() + GRACE
+    thread.join(0.1)
     while thread.is_alive() and time.monotonic() < until:
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(Interrupted))
         thread.join(0.1)

@@ -24,7 +24,7 @@ from repro.lab.lifted.fault import Fault
 from repro.lab.lifted.pool import Schedulers, pool
 from repro.lab.lifted.request import arrays, make_request
 from repro.lab.lifted.scheduler_side import Session
-from repro.lab.lifted.tokenizer_side import SchedulerDied, Send, Tokenizer
+from repro.lab.lifted.tokenizer_side import NOBODY, SchedulerDied, Send, Tokenizer
 from repro.lab.upstream.plugs import KILL, Fix, Prepare, around, as_fix
 from repro.lab.upstream.release import Release
 from repro.lab.upstream.source import INSTALLED
@@ -83,6 +83,7 @@ class Experiment:
             recorder = Recorder(session.events, "tokenizer", details=True, at_once=False, react=tokenizer.react)
             if self.turnstile:
                 recorder.turnstile = self._turnstile(tokenizer, release, fix)
+            recorder.thread = NOBODY  # until the tokenizer has one: other threads of this process make names, too
             notes: list[dict] = []
             try:
                 with (

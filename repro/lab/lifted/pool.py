@@ -7,7 +7,7 @@ import itertools
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing import forkserver, get_context
+from multiprocessing import forkserver, get_context, util
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -25,7 +25,13 @@ class Schedulers:
     """The scheduler processes of one server: rank 0, and as many others as it has tensor-parallel ranks."""
 
     def __init__(
-        self, context: zmq.Context, folder: Path, ranks: int, release: str, start_method: str = "forkserver"
+        self,
+        context: zmq.Context,
+        folder: Path,
+        ranks: int,
+        release: str,
+        of_multiprocessing: str,
+        start_method: str = "forkserver",
     ) -> None:
         number = next(_numbers)
         inboxes = [f"ipc://{folder}/{number}.{rank}" for rank in range(ranks)]
@@ -37,7 +43,8 @@ class Schedulers:
         self.processes, self.controls, self.dead = [], [], False
         for rank, inbox in enumerate(inboxes):
             ours, theirs = processes.Pipe()
-            place = Place(rank, str(folder), inbox, answers, tuple(inboxes[1:]) if rank == 0 else ())
+            others = tuple(inboxes[1:]) if rank == 0 else ()
+            place = Place(rank, tuple(filter(None, (str(folder), of_multiprocessing))), inbox, answers, others)
             process = processes.Process(target=serve, args=(place, theirs, barriers[rank], release), daemon=True)
             with _without_main():
                 process.start()
@@ -115,6 +122,7 @@ class Pool:
 
     def __init__(self, start_method: str = "forkserver") -> None:
         self.start_method = start_method
+        self.of_multiprocessing = ""  # its temporary folder, in which the warm parent's socket is
         self.alive: dict[int, Schedulers] = {}
         self.spare: dict[int, Schedulers] = {}
         self.folder: Path | None = None
@@ -129,8 +137,9 @@ class Pool:
             atexit.register(self.close)
             if self.start_method == "forkserver":
                 get_context("forkserver").set_forkserver_preload([PRELOAD])
-                with _without_main():
+                with _without_main(), folders.temporary_files_there():
                     forkserver.ensure_running()
+                    self.of_multiprocessing = util.get_temp_dir()  # which stays if this process is killed
 
     @contextmanager
     def schedulers(self, ranks: int, release: str) -> Iterator[Schedulers]:
@@ -168,7 +177,7 @@ class Pool:
         return found
 
     def _start(self, ranks: int, release: str) -> Schedulers:
-        return Schedulers(self.context, self.folder, ranks, release, self.start_method)
+        return Schedulers(self.context, self.folder, ranks, release, self.of_multiprocessing, self.start_method)
 
 
 def _barriers(processes: Any, ranks: int) -> list[Barrier]:

@@ -53,10 +53,11 @@ class Session:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a scheduler stands: its rank, the addresses of the sockets, and the folder that they are in."""
+    """Where a scheduler stands: its rank, the addresses of the sockets, and the folders that it removes when the
+    tokenizer's process has gone without doing so."""
 
     rank: int
-    folder: str
+    folders: tuple[str, ...]
     inbox: str
     outbox: str
     others: tuple[str, ...] = ()
@@ -102,7 +103,7 @@ def serve(place: Place, control: Connection, barrier: Barrier, release: str) -> 
             scheduler.run()
     except (EOFError, OSError):  # the tokenizer's process is gone
         scheduler.context.destroy(linger=0)
-        for folder in filter(None, (place.folder, scheduler.session and scheduler.session.folder)):
+        for folder in filter(None, (*place.folders, scheduler.session and scheduler.session.folder)):
             shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -27,6 +27,7 @@ from repro.lab.places import SHM
 from repro.lab.upstream.expansion import FUNCTION
 from repro.lab.upstream.standin_data import GenerateReqInput, TokenizedGenerateReqInput
 
+NOBODY = 0  # the number of no thread
 PATIENCE = 5.0  # seconds for the answers to what was sent, when an experiment has failed
 
 
@@ -72,6 +73,8 @@ class Tokenizer:
         self.number_of: dict[str, int] = {}
         self.answers: list[str] | None = None
         self.error: BaseException | None = None
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.over = False  # whether nobody waits for what comes of it any more
         self.seconds = 0.0
         self.prepared = self.bookkeeping = 0.0  # seconds: of the fix since the last send, and of the lab itself
         self.features = {_address(array) for one in self.requests for array in arrays(one)}
@@ -89,11 +92,19 @@ class Tokenizer:
             thread.join(timeout + limits.GRACE)
             blocked = thread.is_alive()
         finally:
+            self._leave()
             ended = limits.stop(thread)
             if blocked:
                 self.error = TimeoutError("the event loop was blocked")
             if not ended:
                 schedulers.abandon()
+
+    def _leave(self) -> None:
+        """Let the loop end if it waits: it hears of nothing else. (One that has ended hears nothing.)"""
+        self.over = True
+        with contextlib.suppress(RuntimeError):
+            if self.loop:
+                self.loop.call_soon_threadsafe(self.task.cancel)
 
     def timed(self, prepare: Callable[[Any], Any]) -> Callable[[Any], Any]:
         """`prepare`, with its time counted as the time of the send that follows."""
@@ -183,6 +194,7 @@ class Tokenizer:
             sys.settrace(None)
             if self.turnstile:
                 self.turnstile.ask("end")
+            self.recorder.thread = NOBODY  # the next thread may have the same number
             self.seconds = time.perf_counter() - began
 
     async def _main(self) -> None:
@@ -195,6 +207,7 @@ class Tokenizer:
         receiver = asyncio.ensure_future(self._receive(inbox, manager))
         self._watch_for_death(manager)
         self.task = asyncio.current_task()
+        self.loop = asyncio.get_running_loop()
         try:
             async for answers in manager._handle_batch_request(*arguments):
                 self.answers = answers
@@ -209,7 +222,7 @@ class Tokenizer:
     async def _until_all_arrived(self) -> None:
         until = time.monotonic() + PATIENCE
         while any(send.intact is None for send in self.sends if send.gone) and not self.schedulers.dead:
-            if time.monotonic() > until:
+            if self.over or time.monotonic() > until:
                 break
             await asyncio.sleep(0.001)
 
