@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -43,16 +44,20 @@ def meanwhile(work) -> None:
         thread.join()
 
 
+def when_sent(do):
+    """A function that waits until a name was made, and then does it."""
+    before = machine.names()
+    return lambda: (machine.wait_for(lambda: machine.names() - before, 20, "a name"), do())
+
+
 def loops(request):
     while True:
         pass
 
 
 def test_code_of_the_reader_that_loops_is_a_hang():
-    began = time.monotonic()
     result = run(n=2, fix=loops, timeout=0.3)
     assert (result.verdict.outcome, result.verdict.error) == ("hung", "no end within the limit")
-    assert time.monotonic() - began < 10
 
 
 def test_code_of_the_reader_that_blocks_is_a_hang():
@@ -77,7 +82,7 @@ def test_a_rank_that_dies_while_another_waits_in_the_barrier():
 
     run(n=1, ranks=2)
     rank_1 = pool.alive[2].processes[1].pid
-    with meanwhile(lambda: (time.sleep(0.3), os.kill(rank_1, signal.SIGKILL))):
+    with meanwhile(when_sent(lambda: os.kill(rank_1, signal.SIGKILL))):
         result = run(n=1, ranks=2, late=2.0, timeout=5)
     assert (result.verdict.outcome, result.verdict.error) == ("crashed", "scheduler killed by SIGKILL")
     assert run(n=1, ranks=2).faults() == []
@@ -94,7 +99,7 @@ def test_a_scheduler_that_died_while_it_was_idle_is_replaced():
 def test_ctrl_c_in_the_middle_of_a_run_leaves_no_thread_no_name_and_no_folder():
     run(n=1)
     before, kept = machine.names(), set(folders.where().glob("shm-kit-*"))
-    with meanwhile(lambda: (time.sleep(0.3), os.kill(os.getpid(), signal.SIGINT))), pytest.raises(KeyboardInterrupt):
+    with meanwhile(when_sent(lambda: os.kill(os.getpid(), signal.SIGINT))), pytest.raises(KeyboardInterrupt):
         run(n=1, ranks=2, late=30.0, timeout=60)
     assert machine.left_since(before) == set()
     assert set(folders.where().glob("shm-kit-*")) == kept
@@ -194,3 +199,16 @@ def test_a_hook_with_a_typo_is_refused():
     path = "sglang.srt.managers.mm_util.wrap_shm_features"
     with pytest.raises(Refused, match=f"nothing of {path} is lifted"):
         run(fix=Plug(hooks={path: lambda original, *given: original(*given)}))
+
+
+def test_fifty_runs_in_which_anything_goes_wrong(short_path):
+    """Faults, kills and interrupts at any moment, in one process: no run hangs, nothing is left, nothing foreign is
+    touched. (`python -m tests.faults 1000 2026` is the long one.)"""
+    ended = machine.command("-m", "tests.faults", 50, 1, folder=short_path)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    told = json.loads(ended.stdout)
+    assert (told["runs"], told["foreign"], sum(told["troubles"].values())) == (50, 50, 50)
+    assert min(told["troubles"].get(what, 0) for what in ("fault", "kill", "interrupt")) > 0
+    wrong = {what: told[what] for what in ("hung", "left", "wrong", "touched", "threads", "folders", "last")}
+    assert wrong == {what: [] for what in wrong}
+    assert os.listdir(short_path) == []

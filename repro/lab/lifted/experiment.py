@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
 from pathlib import Path
 
-from repro.lab import folders
+from repro.lab import folders, limits
 from repro.lab.evidence import event, inotify, last_words, leftovers
 from repro.lab.evidence.event import NAMING, Event
 from repro.lab.evidence.inotify import Seen
@@ -21,7 +21,7 @@ from repro.lab.evidence.recorder import Recorder
 from repro.lab.evidence.turnstile import Turnstile
 from repro.lab.evidence.verdict import TOO_LONG, Leftovers, Seconds, Verdict
 from repro.lab.lifted.fault import Fault
-from repro.lab.lifted.pool import Schedulers, pool
+from repro.lab.lifted.pool import Schedulers, SchedulersGone, pool
 from repro.lab.lifted.request import arrays, make_request
 from repro.lab.lifted.scheduler_side import Session
 from repro.lab.lifted.tokenizer_side import NOBODY, SchedulerDied, Send, Tokenizer
@@ -76,7 +76,7 @@ class Experiment:
         pool.warm_up()
         manager = release.manager(fix)
         held = [list(arrays(one)) for one in self.requests]
-        with folders.folder("lab") as folder:
+        with limits.uninterrupted(), folders.folder("lab") as folder:
             session = self._session(folder, release)
             tokenizer = Tokenizer(manager.TokenizerManager, self.requests, self.n, self.fault, session.folder)
             prepare = tokenizer.timed(fix.prepare) if fix.prepare else None
@@ -85,17 +85,21 @@ class Experiment:
                 recorder.turnstile = self._turnstile(tokenizer, release, fix)
             recorder.thread = NOBODY  # until the tokenizer has one: other threads of this process make names, too
             notes: list[dict] = []
+            account = inotify.Account()
             try:
                 with (
-                    pool.schedulers(self.ranks, release.name) as schedulers,
+                    pool.schedulers(self.ranks, session) as schedulers,
                     inotify.watching() as account,
                     recorder,
                     release.plugged(fix, prepare),
                 ):
                     release.set_transport(inline=session.inline, skip_tokenizer_init=self.skip_tokenizer_init)
-                    schedulers.begin(session)
                     tokenizer.execute(schedulers, recorder, trace=trace, timeout=self.timeout)
                     schedulers.end()
+            except SchedulersGone as gone:
+                if not gone.killed:
+                    raise
+                tokenizer.error = SchedulerDied()
             finally:  # also when it was interrupted
                 notes, unreadable = event.lines(Path(session.events).read_bytes() if recorder.path.exists() else b"")
                 events = event.events(notes)

@@ -89,7 +89,8 @@ class Tokenizer:
         thread.start()
         blocked = True
         try:
-            thread.join(timeout + limits.GRACE)
+            with limits.interruptible():
+                thread.join(timeout + limits.GRACE)
             blocked = thread.is_alive()
         finally:
             self._leave()
