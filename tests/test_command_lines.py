@@ -123,15 +123,19 @@ def made():
 def quick(monkeypatch, made, tmp_path):
     """Nothing takes long: experiments have been made, engines have run, nothing is downloaded or measured."""
 
-    def no_registry(release, folder):
-        raise Refused(f"cannot download sglang {release}: no package registry answers", "check the network")
+    read = source.read
+
+    def installed_only(release, file):
+        if source.name_of(release) != source.installed_version():
+            raise Refused(f"cannot download sglang {release}: no package registry answers", "check the network")
+        return read(release, file)
 
     def crashed(scene, arguments, **_):
         assert isinstance(arguments.n, int)
         return Verdict("crashed", n=arguments.n, error="OSError")
 
-    def no_hub(model):
-        raise Refused(f"cannot get {model} from the hub", "give a model's folder")
+    def no_hub(*_):
+        raise OSError("no network")
 
     place = tmp_path / "place"  # of what a command may write there
     (place / "tests").mkdir(parents=True)
@@ -140,9 +144,9 @@ def quick(monkeypatch, made, tmp_path):
     monkeypatch.setattr(lab.lifted, "run", lambda requests, **fields: made)
     monkeypatch.setattr(lab, "requests", lambda arguments: [])
     monkeypatch.setattr(lab, "measured", lambda engine: iter(()))
-    monkeypatch.setattr(source, "_download", no_registry)
+    monkeypatch.setattr(source, "read", installed_only)
     monkeypatch.setattr(launcher, "run", crashed)
-    monkeypatch.setattr("repro.lab.machine.preflight._require_hub", no_hub)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", no_hub)
     monkeypatch.setattr(clinic, "measured", lambda *_, **__: [Row(ONE_SEGMENT, 2, 8, Health([], {}, False, []))])
     monkeypatch.setattr(clinic, "growth", lambda *_: None)
     monkeypatch.setattr(clinic, "goals", lambda *_: [])
