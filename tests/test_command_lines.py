@@ -244,6 +244,17 @@ def shell(line: str) -> subprocess.CompletedProcess:
     return subprocess.run(["bash", "-c", line], cwd=machine.ROOT, capture_output=True, text=True, timeout=60)
 
 
+@pytest.mark.parametrize("words", [["-m", "scripts.bench_crash"], ["-m", "scripts.notebooks"], ["repro/crash.py"]])
+def test_without_docstrings_there_is_still_help(words):
+    told = machine.command(*words, "--help", PYTHONOPTIMIZE="2")
+    assert (told.returncode, told.stderr) == (0, "")
+
+
+def test_a_checkout_on_windows_keeps_its_line_ends():
+    told = shell("git check-attr eol -- repro/crash.py Makefile requirements/cpu.lock")
+    assert told.stdout.count("eol: lf") == 3
+
+
 def test_the_reader_of_the_output_may_go():
     told = shell(f"{sys.executable} -m repro.lab.doctor | head -n 1")
     assert (told.stdout.count("\n"), told.stderr) == (1, "")

@@ -15,7 +15,7 @@ from multiprocessing import shared_memory
 import pytest
 
 from fixed.detach import detach
-from repro.lab import folders
+from repro.lab import folders, limits
 from repro.lab.lifted import Fault, make_request, run
 from repro.lab.lifted.pool import pool
 from repro.lab.refused import Refused
@@ -103,6 +103,17 @@ def test_ctrl_c_in_the_middle_of_a_run_leaves_no_thread_no_name_and_no_folder():
         run(n=1, ranks=2, late=30.0, timeout=60)
     assert machine.left_since(before) == set()
     assert set(folders.where().glob("shm-kit-*")) == kept
+
+
+def test_ctrl_c_waits_where_something_would_be_left_half_done():
+    done = []
+    with pytest.raises(KeyboardInterrupt), limits.uninterrupted():
+        signal.raise_signal(signal.SIGINT)
+        done.append("in spite of it")
+    with pytest.raises(KeyboardInterrupt), limits.uninterrupted(), limits.interruptible():
+        signal.raise_signal(signal.SIGINT)
+        done.append("never")
+    assert done == ["in spite of it"]
 
 
 def test_thousands_of_samples_do_not_wait_for_each_other():
