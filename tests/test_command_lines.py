@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import fixed.clinic.__main__ as clinic
+import fixed.orders.__main__ as orders
 from fixed import detach
 from fixed.clinic.battery import Health
 from fixed.clinic.measure import Row
@@ -29,6 +30,7 @@ from repro.lab.engine import launcher
 from repro.lab.evidence.verdict import Verdict
 from repro.lab.lifted import run
 from repro.lab.refused import Refused
+from repro.lab.server import command as server_command
 from repro.lab.upstream import source
 from tests import machine
 
@@ -148,6 +150,9 @@ def quick(monkeypatch, made, tmp_path):
     monkeypatch.setattr(launcher, "run", crashed)
     monkeypatch.setattr("huggingface_hub.hf_hub_download", no_hub)
     monkeypatch.setattr(clinic, "measured", lambda *_, **__: [Row(ONE_SEGMENT, 2, 8, Health([], {}, False, []))])
+    monkeypatch.setattr(orders, "explored", lambda arguments: [])
+    monkeypatch.setattr(orders, "told", lambda found: [])
+    monkeypatch.setattr(orders, "for_real", lambda arguments: 0)
     monkeypatch.setattr(clinic, "growth", lambda *_: None)
     monkeypatch.setattr(clinic, "goals", lambda *_: [])
     monkeypatch.setattr(clinic, "table", lambda rows: "")
@@ -168,17 +173,27 @@ def repro_crash(words):
     return engine_command.main(repro_crash, "crashed")
 
 
+def repro_server(words):
+    """A scene."""
+    return server_command.main(repro_server, "crashed")
+
+
 def fixed_crash(words):
     """A scene."""
     return engine_command.main(fixed_crash, "survived")
 
 
 COMMANDS = {
-    "repro.lab": (lab.main, ["3", "112", "shm", "tensor", "text", "0.5.13", "installed", "kill@open:1", "fail", "0.5"]),
+    "repro.lab": (
+        lab.main,
+        ["3", "112", "shm", "tensor", "text", "0.5.13", "installed", "kill@open:1", "fail", "0.5", "e30=", "{}", "[]"],
+    ),
     "fixed.lab": (lambda words: lab.main(words, FIXES, "fixed.lab"), ["detach", "one_segment_many_names", "3", "0.1"]),
     "doctor": (doctor.main, []),
     "repro/crash.py": (repro_crash, ["2", "cpu", "cuda", "tiny", "org/name", "What?", "notebooks/pictures/clinic.svg"]),
     "fixed/crash.py": (fixed_crash, ["1", "cpu", "auto", "tiny", "./missing"]),
+    "repro/server.py": (repro_server, ["2", "cpu", "tiny", "3"]),
+    "fixed.orders": (orders.main, ["one_segment_many_names", "2", "3", "kill"]),
     "fixed.clinic": (lambda words: clinic.main(), ["2", "8", "32", "224"]),
     "fixed.detach": (lambda words: detach.main(), []),
 }

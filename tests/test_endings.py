@@ -107,12 +107,15 @@ def test_ctrl_c_in_the_middle_of_a_run_leaves_no_thread_no_name_and_no_folder():
 
 def test_ctrl_c_waits_where_something_would_be_left_half_done():
     done = []
+
+    def presses(word):
+        signal.raise_signal(signal.SIGINT)
+        done.append(word)
+
     with pytest.raises(KeyboardInterrupt), limits.uninterrupted():
-        signal.raise_signal(signal.SIGINT)
-        done.append("in spite of it")
+        presses("in spite of it")
     with pytest.raises(KeyboardInterrupt), limits.uninterrupted(), limits.interruptible():
-        signal.raise_signal(signal.SIGINT)
-        done.append("never")
+        presses("never")
     assert done == ["in spite of it"]
 
 
