@@ -18,6 +18,7 @@ from fixed.detach import detach
 from repro.lab import folders, limits
 from repro.lab.lifted import Fault, make_request, run
 from repro.lab.lifted.pool import pool
+from repro.lab.places import SHM
 from repro.lab.refused import Refused
 from repro.lab.upstream.plugs import Plug
 from tests import machine
@@ -207,6 +208,25 @@ def test_a_run_that_has_no_descriptor_left_is_not_the_recorders_fault():
     outcome, errno, segment, *where = told.stdout.split()
     assert (outcome, errno, where[-1]) == ("crashed", "24", "__setstate__"), told.stdout + told.stderr
     assert segment.startswith("/psm_")
+
+
+def test_a_name_that_somebody_else_removed_is_another_death():
+    """Such as at a logout, or by a parent's resource tracker: the same error in the same place, but not this bug."""
+
+    def removes(original, request):
+        wrapped = original(request)
+        for item in wrapped.items():
+            (SHM / item.feature.shm_name.lstrip("/")).unlink()
+        return wrapped
+
+    verdict = run(n=1, fix=Plug(hooks={"sglang.srt.managers.mm_utils.wrap_shm_features": removes})).verdict
+    assert (verdict.error, verdict.errno) == ("FileNotFoundError", 2)
+    assert verdict.where.endswith(" __setstate__")
+    assert not verdict.is_the_crash()
+
+
+def test_a_run_is_told_in_the_singular():
+    assert repr(run(n=1)) == "<Run survived: 1 answer; 1 send, 1 name>"
 
 
 def test_a_hook_with_a_typo_is_refused():

@@ -27,6 +27,8 @@ from repro.lab.upstream import source, standin_data, standins
 from repro.lab.upstream.plugs import Fix, Prepare
 from repro.lab.upstream.release import Release
 
+LIMIT = 60.0  # seconds for one experiment: much, for a machine that is busy
+
 
 @command
 def main(words: Sequence[str] | None = None, fixes: Mapping[str, Fix] | None = None, prog: str = "repro.lab") -> int:
@@ -88,6 +90,7 @@ def made(arguments: Namespace, release: str = "") -> lifted.Run:
         barrier=not arguments.no_barrier,
         late=arguments.late,
         fault=arguments.fault,
+        timeout=LIMIT,
     )
 
 

@@ -164,8 +164,8 @@ class Run:
     notes: list[str] = field(default_factory=list)
 
     def __repr__(self) -> str:
-        told = self.verdict.error or f"{len(self.verdict.answers or [])} answers"
-        return f"<Run {self.verdict.outcome}: {told}; {len(self.sends)} sends, {len(self.names)} names>"
+        told = self.verdict.error or _counted(self.verdict.answers or [], "answer")
+        return f"<Run {self.verdict.outcome}: {told}; {_counted(self.sends, 'send')}, {_counted(self.names, 'name')}>"
 
     @property
     def names(self) -> list[str]:
@@ -201,6 +201,10 @@ def run(
     request = make_request() if request is None else request
     requests = [request] if isinstance(request, TokenizedGenerateReqInput) else list(request)
     return Experiment(requests, **fields).run(trace)
+
+
+def _counted(things: Sequence[object], noun: str) -> str:
+    return f"{len(things)} {noun}{'s' * (len(things) != 1)}"
 
 
 def _died(tokenizer: Tokenizer) -> bool:
