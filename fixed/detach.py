@@ -20,7 +20,7 @@ from typing import Any
 
 from fixed.designs.detach import detach
 from repro.lab.refused import Refused
-from repro.lab.terminal import OneLineParser
+from repro.lab.terminal import OneLineParser, command
 from repro.lab.upstream import source
 from repro.lab.upstream.expansion import FUNCTION, find_function, wrapped
 
@@ -64,6 +64,7 @@ def diff(path: Path) -> str:
     return "".join(difflib.unified_diff(before, after, f"installed/{shown}", f"rewritten/{shown}", n=1))
 
 
+@command
 def main() -> int:
     """Print the diff. Returns 0, or 2 for bad usage or a missing part."""
     parser = OneLineParser(prog="python -m fixed.detach", description="The fix of #24231, as one helper.")

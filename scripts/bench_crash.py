@@ -57,6 +57,9 @@ SWITCHES = {
 }
 
 
+LIMIT = 900.0  # seconds for a whole run
+
+
 def seconds(command: list[str], environment: dict[str, str]) -> float:
     """The wall time of `command`, in a process group of its own."""
     began = time.perf_counter()
@@ -67,6 +70,7 @@ def seconds(command: list[str], environment: dict[str, str]) -> float:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
+        timeout=LIMIT,
     )
     return time.perf_counter() - began
 
@@ -98,7 +102,7 @@ def second_engine(host: Host) -> float:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--switches", action="store_true", help="also leave out each switch of the boot in turn")
     options = parser.parse_args()

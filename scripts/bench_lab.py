@@ -17,13 +17,14 @@ from fixed.clinic.prices import floor
 from fixed.detach import detach
 
 ROOT = Path(__file__).resolve().parents[1]
+LIMIT = 300.0  # seconds for a fresh Python
 LAB = "from repro.lab.lifted.experiment import run; run(n=2)"
 
 
 def fresh(code: str) -> float:
     """Seconds of a fresh Python that runs `code`."""
     began = time.perf_counter()
-    subprocess.run([sys.executable, "-c", f"if __name__ == '__main__': {code}"], cwd=ROOT, check=True)
+    subprocess.run([sys.executable, "-c", f"if __name__ == '__main__': {code}"], cwd=ROOT, check=True, timeout=LIMIT)
     return time.perf_counter() - began
 
 
@@ -38,7 +39,7 @@ def milliseconds(**knobs) -> float:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args().rounds
     from repro.lab.lifted import run

@@ -151,7 +151,7 @@ def _text(output: NotebookNode) -> str:
 
 def main() -> None:
     """Execute in place, or write the book."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--book", type=Path, metavar="FOLDER", help="write HTML pages there, and keep nothing here")
     parser.add_argument("only", nargs="*", help="beginnings of names, such as 04")
     options = parser.parse_args()

@@ -21,6 +21,9 @@ def blocks(readme: str) -> dict[str, str]:
     return {block["command"]: block["output"] for block in BLOCK.finditer(readme)}
 
 
+LIMIT = 1200.0  # seconds for a command
+
+
 def refreshed(readme: str, only: str = "") -> str:
     """`readme` with each block, whose command contains `only`, as the command prints it now."""
 
@@ -34,7 +37,10 @@ def output_of(command: str) -> str:
     """What `command`, a script or module with its arguments, prints when this Python runs it."""
     words = command.removeprefix("python ").split()
     print(f"running {command} ...", file=sys.stderr)
-    return subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, encoding="utf-8", check=True).stdout
+    run = subprocess.run(
+        [sys.executable, *words], cwd=ROOT, capture_output=True, encoding="utf-8", check=True, timeout=LIMIT
+    )
+    return run.stdout
 
 
 def pages() -> list[Path]:

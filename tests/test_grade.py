@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import threading
 
 import pytest
 
@@ -119,6 +120,52 @@ def changes_the_rid(request):
     return dataclasses.replace(detach(request), rid="mine")
 
 
+def with_items(request, of):
+    """The request with an mm_inputs of its own, whose list holds what `of` makes of each item."""
+    if request.mm_inputs:
+        request.mm_inputs = dataclasses.replace(request.mm_inputs, mm_items=[*map(of, request.mm_inputs.mm_items)])
+    return request
+
+
+def with_feature(request, of):
+    return with_items(request, lambda item: dataclasses.replace(item, feature=of(item.feature)))
+
+
+def exits(request):
+    raise SystemExit("enough")
+
+
+def presses_ctrl_c(request):
+    raise KeyboardInterrupt
+
+
+def no_list(request):
+    request.mm_inputs = dataclasses.replace(request.mm_inputs, mm_items=None)
+    return request
+
+
+def no_list_for_anybody(request):
+    request.mm_inputs.mm_items = None
+    return request
+
+
+def a_number_for_mm_inputs(request):
+    request.mm_inputs = 7
+    return request
+
+
+def numbers_for_items(request):
+    return with_items(request, lambda item: 7)
+
+
+def a_pointer_for_the_feature(request):
+    return with_feature(request, lambda feature: object())
+
+
+def a_list_for_a_tensor(request):
+    return with_feature(request, lambda feature: [feature])
+
+
 WRONG = [
     (unchanged, "one image", "crashed", grades.UNTOUCHED),
     (forgot_to_return, "one image", "refused", grades.NOT_RETURNED),
@@ -141,6 +188,14 @@ WRONG = [
     (mm_inputs_and_the_shared_list, "one image", "crashed", grades.SHARED_LIST),
     (mutants.new_items_in_the_shared_mm_inputs, "one image", "crashed", grades.SHARED_MM_INPUTS),
     (remembers(), "one image", "crashed", grades.REMEMBERED),
+    (exits, "one image", "refused", "prepare raised SystemExit: enough"),
+    (presses_ctrl_c, "one image", "refused", "prepare raised KeyboardInterrupt"),
+    (no_list, "one image", "refused", "mm_items is a NoneType"),
+    (no_list_for_anybody, "one image", "refused", "mm_items is a NoneType: copy"),
+    (a_number_for_mm_inputs, "one image", "refused", "mm_inputs is a int"),
+    (numbers_for_items, "one image", "refused", "mm_items hold a int"),
+    (a_pointer_for_the_feature, "one image", "crashed", "feature is a object"),
+    (a_list_for_a_tensor, "one image", "survived", grades.CONVERTED),
     (changes_the_rid, "one image", "survived", "prepare changed the request's rid"),
 ]
 
@@ -164,6 +219,38 @@ def test_an_attempt_that_shares_nothing_proves_nothing():
 def test_the_hints_differ():
     hints = [hint for *_, hint in WRONG]
     assert len(set(hints)) == len(hints) - 5  # two ways each: no return, dropped, mutated, damaged, the shared list
+
+
+def loops(request):
+    while True:
+        pass
+
+
+def waits(request):
+    threading.Event().wait()
+
+
+def loops_when_it_is_sent():
+    calls = []
+
+    def prepare(request):
+        calls.append(request)
+        return detach(request) if len(calls) <= 2 else loops(request)
+
+    return prepare
+
+
+@pytest.mark.parametrize("prepare", [loops, waits])
+def test_an_attempt_that_does_not_end_is_hung_and_the_limit_is_named(prepare):
+    result = grade(prepare, limit=0.3)
+    assert (result.passed, result.case, result.verdict) == (False, "one image", "hung")
+    assert "did not end within 0.3 s" in str(result)
+    assert grade(detach).passed  # and the next attempt is graded
+
+
+def test_an_attempt_that_hangs_in_the_lab_alone_is_hung_there():
+    result = grade(loops_when_it_is_sent(), limit=0.5)
+    assert (result.passed, result.verdict, result.hint) == (False, "hung", grades.UNEXPLAINED)
 
 
 def clones(request):

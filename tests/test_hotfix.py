@@ -215,6 +215,34 @@ def test_a_typo_stops_the_server(installed):
     assert "Traceback" not in run.stderr
 
 
+IN_A_CHILD = """
+import sys
+from multiprocessing import get_context
+def serve(children):
+    exec({code!r}, {{}})
+    if children:
+        scheduler = get_context("spawn").Process(target=serve, args=(0,))
+        scheduler.start(), scheduler.join()
+if __name__ == "__main__":
+    server = get_context("spawn").Process(target=serve, args=(1,))
+    server.start(), server.join()
+    sys.exit(server.exitcode)
+"""
+
+
+@pytest.mark.parametrize(("design", "status"), [("", 0), ("one_segment", 2)])
+def test_a_server_that_is_somebodys_child_says_so_once(installed, tmp_path, design, status):
+    """Such as one that a trainer starts with `multiprocessing.Process(target=launch_server)`."""
+    metadata = tmp_path / "sglang-0.5.12.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: sglang\nVersion: 0.5.12\n")
+    (tmp_path / "launcher.py").write_text(IN_A_CHILD.format(code=REGISTER))
+    path = f"{tmp_path}:{installed}"
+    run = machine.command(tmp_path / "launcher.py", PYTHONPATH=path, SGLANG_SHM_HOTFIX=design)
+    assert run.returncode == status, run.stderr
+    assert [line[: len(SAYS)] for line in run.stderr.splitlines()] == [SAYS]
+
+
 def test_every_module_has_the_hooked_functions(with_it):
     """What imports a hooked function by name gets the hooked one. A tokenizer worker gets an app that hooks, too."""
     noted = next(event for event in with_it.verdict.events if event["what"] == "hooks")

@@ -13,9 +13,10 @@ from fixed.designs import DESIGNS, ONE_SEGMENT
 from repro.lab.lifted.request import bytes_of
 from repro.lab.machine import preflight
 from repro.lab.refused import Refused
-from repro.lab.terminal import OneLineParser, count, progress
+from repro.lab.terminal import OneLineParser, command, count, progress
 
 
+@command
 def main() -> int:
     """0: the designs are right and the mutants are caught. 1: not so. 2: bad usage or a missing part."""
     try:
@@ -67,6 +68,7 @@ def parse() -> Namespace:
     )
     arguments = parser.parse_args()
     if arguments.chart:
+        arguments.chart = preflight.whole(arguments.chart, "--chart")
         preflight.require_writable(arguments.chart, "--chart")
     return arguments
 

@@ -14,13 +14,14 @@ from fixed.orders.explorer import Explored, explore
 from fixed.orders.machine import FAULTS, Machine
 from fixed.orders.protocols import MANY_NAMES, PROTOCOLS
 from repro.lab.refused import Refused
-from repro.lab.terminal import OneLineParser, aligned, count
+from repro.lab.terminal import OneLineParser, aligned, command, count
 from repro.lab.upstream.source import INSTALLED
 
 LARGEST = 4  # samples, and ranks
 HEADS = ("protocol", "n", "ranks", "states", "transitions", "orders", "segments", "seconds", "verdict")
 
 
+@command
 def main(words: Sequence[str] | None = None) -> int:
     """0: of all protocols, `many names` alone is right, as it should be. 1: not so. 2: bad usage."""
     try:

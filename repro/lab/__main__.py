@@ -23,13 +23,16 @@ from repro.lab.pictures.trace import trace
 from repro.lab.places import ROOT
 from repro.lab.refused import Refused
 from repro.lab.releases import NEWEST, OLDEST
-from repro.lab.terminal import OneLineParser, aligned, count
+from repro.lab.terminal import OneLineParser, aligned, command, count
 from repro.lab.trigger_table import HEADS, measured
 from repro.lab.upstream import source, standin_data, standins
 from repro.lab.upstream.plugs import Fix, Prepare
 from repro.lab.upstream.release import Release
 
+LIMIT = 60.0  # seconds for one experiment: much, for a machine that is busy
 
+
+@command
 def main(words: Sequence[str] | None = None, fixes: Mapping[str, Fix] | None = None, prog: str = "repro.lab") -> int:
     """0: the experiment was made, whatever came of it. 1: a row of --when differs. 2: bad usage or a missing part.
 
@@ -93,6 +96,7 @@ def made(arguments: Namespace, release: str = "") -> lifted.Run:
         barrier=not arguments.no_barrier,
         late=arguments.late,
         fault=arguments.fault,
+        timeout=LIMIT,
     )
 
 

@@ -30,7 +30,7 @@ from repro.lab.machine.holders import held_inodes, inode
 from repro.lab.places import ROOT, SHM, cache_directory
 from repro.lab.refused import Refused
 from repro.lab.releases import AFFECTED
-from repro.lab.terminal import OneLineParser
+from repro.lab.terminal import OneLineParser, command
 
 LOCKS = ROOT / "requirements"
 HERE = surroundings.here()
@@ -56,6 +56,7 @@ class Check:
         return f"{self.state:<4} {self.what}" + (f": {self.remedy}" if self.remedy else "")
 
 
+@command
 def main(words: Sequence[str] | None = None) -> int:
     """0: nothing fails. 1: something does. 2: bad usage."""
     try:

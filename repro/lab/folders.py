@@ -8,6 +8,7 @@ import fcntl
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,19 +16,24 @@ from repro.lab.refused import Refused
 
 PREFIX = "shm-kit-"
 LOCK = ".in-use"
+PATIENCE = 5.0  # seconds for a process that has closed a pipe to be gone, if it is going
 LONGEST = 74  # characters of a path, so that sockets in the folder stay below the 107 that Linux allows
 
 _locks: dict[Path, int] = {}
 
 
+def where() -> Path:
+    """Where they are: in TMPDIR, or in /tmp if the path of TMPDIR is too long for the sockets that will be in them."""
+    place = Path(tempfile.gettempdir())
+    return place if len(str(place)) <= LONGEST else Path("/tmp")
+
+
 def make(kind: str) -> Path:
     """A new folder, `shm-kit-KIND-...`, of this process. Removes folders whose processes have died.
 
-    It is in TMPDIR, or in /tmp if the path of TMPDIR is too long for the sockets that will be in it. Raises Refused if
-    no folder can be made there.
+    Raises Refused if no folder can be made where they are.
     """
-    place = Path(tempfile.gettempdir())
-    place = place if len(str(place)) <= LONGEST else Path("/tmp")
+    place = where()
     try:
         for folder in abandoned(place):
             shutil.rmtree(folder, ignore_errors=True)
@@ -49,6 +55,17 @@ def remove(folder: Path) -> None:
 
 
 @contextlib.contextmanager
+def temporary_files_there() -> Iterator[None]:
+    """While the context lasts, this process's temporary files go where the kit's folders are, too: multiprocessing puts
+    a socket among them."""
+    before, tempfile.tempdir = tempfile.tempdir, str(where())
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
+
+
+@contextlib.contextmanager
 def folder(kind: str) -> Iterator[Path]:
     """A new folder while the context lasts. See `make`."""
     made = make(kind)
@@ -58,12 +75,28 @@ def folder(kind: str) -> Iterator[Path]:
         remove(made)
 
 
+def let_go() -> None:
+    """In a process that was forked: the folders of its parent are not its own, and it does not keep them in use."""
+    while _locks:
+        os.close(_locks.popitem()[1])
+
+
+def remove_when_abandoned(folder: Path, *others: Path) -> None:
+    """Remove the folder, and the others with it, if its process has died or is about to. One that lives keeps them."""
+    until = time.monotonic() + PATIENCE
+    while not (gone := is_abandoned(folder)) and folder.exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    for path in (folder, *others) if gone else ():
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def abandoned(place: Path) -> list[Path]:
     """This user's folders of the kit in `place` whose processes have died: nobody holds the lock."""
-    return [path for path in sorted(place.glob(f"{PREFIX}*")) if _is_abandoned(path)]
+    return [path for path in sorted(place.glob(f"{PREFIX}*")) if is_abandoned(path)]
 
 
-def _is_abandoned(path: Path) -> bool:
+def is_abandoned(path: Path) -> bool:
+    """Whether this is a folder of the kit, of this user, whose process has died."""
     try:
         if path.is_symlink() or path.lstat().st_uid != os.getuid():
             return False

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+import os
+import select
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn, TextIO
 
@@ -15,6 +19,47 @@ class OneLineParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise Refused(f"{message}; see --help")
+
+
+def command(main: Callable[..., int]) -> Callable[..., int]:
+    """A decorator for the main function of a command: it works with a standard stream closed (`2>&-`), and ends without
+    a word, with the status of SIGPIPE, when the reader of its output has gone (`| head -1`)."""
+
+    @functools.wraps(main)
+    def run(*arguments: Any, **named: Any) -> int:
+        _open_what_is_closed()
+        try:
+            status = main(*arguments, **named)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            if not _nobody_reads(1):
+                raise
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still buffered goes there
+            return 141
+        return status
+
+    return run
+
+
+def _open_what_is_closed() -> None:
+    """Else the next file that is opened would be taken for the standard stream."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            nothing = os.open(os.devnull, os.O_RDWR)
+            if nothing != number:
+                os.dup2(nothing, number, inheritable=True)
+                os.close(nothing)
+            os.set_inheritable(number, True)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8", closefd=False))  # noqa: SIM115
+
+
+def _nobody_reads(descriptor: int) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, 0)
+    return any(state & select.POLLERR for _, state in poll.poll(0))
 
 
 def count(text: str) -> int:

@@ -8,7 +8,6 @@ every module that has imported them by name. Take the distribution away, and not
 from __future__ import annotations
 
 import functools
-import multiprocessing
 import os
 import sys
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from typing import Any
 from .designs import one_segment_many_names, pure_wrap, segment_per_pickle, shm_names
 
 SWITCH = "SGLANG_SHM_HOTFIX"  # environment variable: a design, or OFF
+SAID = "SGLANG_SHM_HOTFIX_SAID"  # environment variable: the lines that this server has printed
 OFF = "off"
 DEFAULT = "one_segment_many_names"
 DESIGNS = {
@@ -79,6 +79,9 @@ def _release() -> str:
 
 
 def _say(line: str) -> None:
-    """Print to stderr, once a server: its logging is not configured yet, and its children would repeat it."""
-    if multiprocessing.parent_process() is None:
+    """Print to stderr, once a server: its logging is not configured yet. Its children inherit that this was said. (The
+    server may itself be a child, of somebody's launcher that knows nothing of this.)"""
+    said = os.environ.get(SAID, "").splitlines()
+    if line not in said:
+        os.environ[SAID] = "\n".join([*said, line])
         print(f"sglang-shm-hotfix: {line}", file=sys.stderr, flush=True)

@@ -18,7 +18,7 @@ from repro.lab.engine.boot import SAYS
 from repro.lab.evidence.verdict import Outcome, Verdict
 from repro.lab.machine import device, preflight
 from repro.lab.refused import Refused
-from repro.lab.terminal import OneLineParser, count, progress
+from repro.lab.terminal import OneLineParser, command, count, progress
 
 KEPT, BROKEN, REFUSED, INTERRUPTED = 0, 1, 2, 130
 
@@ -39,6 +39,7 @@ class Manner:
 AS_CRASH = Manner(lambda parser: None, lambda given: None, SAYS, report.text, Verdict.as_dict, Verdict.keeps)
 
 
+@command
 def main(scene: Callable[[Namespace], Any], promise: Outcome, manner: Manner = AS_CRASH) -> int:
     """Run `scene` as the command line says and print its verdict.
 
@@ -87,10 +88,10 @@ def settle(arguments: Namespace) -> device.Choice:
     arguments.device = choice.device.name
     arguments.model = arguments.model or engine.default_model(choice.device)
     if arguments.image:
-        arguments.image = arguments.image.expanduser().resolve()
+        arguments.image = preflight.whole(arguments.image, "--image")
         preflight.require_image(arguments.image)
     if arguments.log:
-        arguments.log = arguments.log.expanduser().resolve()
+        arguments.log = preflight.whole(arguments.log, "--log")
         preflight.require_writable(arguments.log, "--log")
     preflight.require_shared_memory()
     if arguments.model == engine.TINY:

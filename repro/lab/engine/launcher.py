@@ -16,7 +16,7 @@ from typing import IO, Any
 
 import psutil
 
-from repro.lab import folders
+from repro.lab import folders, limits
 from repro.lab.engine import host
 from repro.lab.engine.warden import Report, Task
 from repro.lab.evidence import event, last_words, leftovers, recorder
@@ -109,11 +109,12 @@ def _warden(task: Task, on: host.Host | None) -> Iterator[tuple[IO[bytes], IO[by
         try:
             yield asks, says
         finally:
-            asks.close()
-            while says.read(1 << 16):
-                pass
-            if process:
-                process.wait()
+            with limits.uninterrupted():  # a second Ctrl-C waits, too: what was started is to be gone
+                asks.close()
+                while says.read(1 << 16):
+                    pass
+                if process:
+                    process.wait()
 
 
 def _own_warden(stdin: int, stdout: int) -> subprocess.Popen:

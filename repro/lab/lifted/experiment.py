@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
 from pathlib import Path
 
-from repro.lab import folders
+from repro.lab import folders, limits
 from repro.lab.evidence import event, inotify, last_words, leftovers
 from repro.lab.evidence.event import NAMING, Event
 from repro.lab.evidence.inotify import Seen
@@ -21,10 +21,10 @@ from repro.lab.evidence.recorder import Recorder
 from repro.lab.evidence.turnstile import Turnstile
 from repro.lab.evidence.verdict import TOO_LONG, Leftovers, Seconds, Verdict
 from repro.lab.lifted.fault import Fault
-from repro.lab.lifted.pool import Schedulers, pool
+from repro.lab.lifted.pool import Schedulers, SchedulersGone, pool
 from repro.lab.lifted.request import arrays, make_request
 from repro.lab.lifted.scheduler_side import Session
-from repro.lab.lifted.tokenizer_side import SchedulerDied, Send, Tokenizer
+from repro.lab.lifted.tokenizer_side import NOBODY, SchedulerDied, Send, Tokenizer
 from repro.lab.upstream.plugs import KILL, Fix, Prepare, around, as_fix
 from repro.lab.upstream.release import Release
 from repro.lab.upstream.source import INSTALLED
@@ -76,25 +76,30 @@ class Experiment:
         pool.warm_up()
         manager = release.manager(fix)
         held = [list(arrays(one)) for one in self.requests]
-        with folders.folder("lab") as folder:
+        with limits.uninterrupted(), folders.folder("lab") as folder:
             session = self._session(folder, release)
             tokenizer = Tokenizer(manager.TokenizerManager, self.requests, self.n, self.fault, session.folder)
             prepare = tokenizer.timed(fix.prepare) if fix.prepare else None
             recorder = Recorder(session.events, "tokenizer", details=True, at_once=False, react=tokenizer.react)
             if self.turnstile:
                 recorder.turnstile = self._turnstile(tokenizer, release, fix)
+            recorder.thread = NOBODY  # until the tokenizer has one: other threads of this process make names, too
             notes: list[dict] = []
+            account = inotify.Account()
             try:
                 with (
-                    pool.schedulers(self.ranks, release.name) as schedulers,
+                    pool.schedulers(self.ranks, session) as schedulers,
                     inotify.watching() as account,
                     recorder,
                     release.plugged(fix, prepare),
                 ):
                     release.set_transport(inline=session.inline, skip_tokenizer_init=self.skip_tokenizer_init)
-                    schedulers.begin(session)
                     tokenizer.execute(schedulers, recorder, trace=trace, timeout=self.timeout)
                     schedulers.end()
+            except SchedulersGone as gone:
+                if not gone.killed:
+                    raise
+                tokenizer.error = SchedulerDied()
             finally:  # also when it was interrupted
                 notes, unreadable = event.lines(Path(session.events).read_bytes() if recorder.path.exists() else b"")
                 events = event.events(notes)
@@ -109,7 +114,7 @@ class Experiment:
             tokenizer.sends,
             events,
             [seen for seen in account.seen if seen.name in ours],
-            any(not _same(before, list(arrays(one))) for before, one in zip(held, self.requests, strict=True)),
+            any(not _holds(one, before) for before, one in zip(held, self.requests, strict=True)),
             list(self.requests),
             [account.trouble] if account.trouble else [],
         )
@@ -159,8 +164,8 @@ class Run:
     notes: list[str] = field(default_factory=list)
 
     def __repr__(self) -> str:
-        told = self.verdict.error or f"{len(self.verdict.answers or [])} answers"
-        return f"<Run {self.verdict.outcome}: {told}; {len(self.sends)} sends, {len(self.names)} names>"
+        told = self.verdict.error or _counted(self.verdict.answers or [], "answer")
+        return f"<Run {self.verdict.outcome}: {told}; {_counted(self.sends, 'send')}, {_counted(self.names, 'name')}>"
 
     @property
     def names(self) -> list[str]:
@@ -198,12 +203,21 @@ def run(
     return Experiment(requests, **fields).run(trace)
 
 
+def _counted(things: Sequence[object], noun: str) -> str:
+    return f"{len(things)} {noun}{'s' * (len(things) != 1)}"
+
+
 def _died(tokenizer: Tokenizer) -> bool:
     schedulers: Schedulers | None = getattr(tokenizer, "schedulers", None)
     return schedulers is None or schedulers.dead
 
 
-def _same(before: list, after: list) -> bool:
+def _holds(request: TokenizedGenerateReqInput, before: list) -> bool:
+    """Whether the request holds the same arrays as before. A fix may have put anything in their place."""
+    try:
+        after = list(arrays(request))
+    except (AttributeError, TypeError):
+        return False
     return len(before) == len(after) and all(one is other for one, other in zip(before, after, strict=True))
 
 

@@ -3,66 +3,87 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import itertools
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing import forkserver, get_context
+from multiprocessing import forkserver, get_context, util
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import zmq
 
-from repro.lab import folders
+from repro.lab import folders, limits
 from repro.lab.lifted.scheduler_side import Barrier, Place, Session, serve
 
 PATIENCE = 60.0  # seconds: the first scheduler's warm parent has to import torch
 PRELOAD = "repro.lab.lifted.preload"
 
 
+class SchedulersGone(OSError):
+    """A scheduler has ended, or does not answer, when no request is on its way. `killed` says whether by SIGKILL."""
+
+    def __init__(self, what: str, *, killed: bool = False) -> None:
+        super().__init__(what)
+        self.killed = killed
+
+
 class Schedulers:
     """The scheduler processes of one server: rank 0, and as many others as it has tensor-parallel ranks."""
 
     def __init__(
-        self, context: zmq.Context, folder: Path, ranks: int, release: str, start_method: str = "forkserver"
+        self,
+        context: zmq.Context,
+        folder: Path,
+        ranks: int,
+        release: str,
+        of_multiprocessing: str,
+        start_method: str = "forkserver",
     ) -> None:
         number = next(_numbers)
         inboxes = [f"ipc://{folder}/{number}.{rank}" for rank in range(ranks)]
         answers = f"ipc://{folder}/{number}.answers"
-        self.inbox = context.socket(zmq.PULL)
-        self.inbox.bind(answers)
-        processes = get_context(start_method)
-        barriers = _barriers(processes, ranks)
-        self.processes, self.controls, self.dead = [], [], False
-        for rank, inbox in enumerate(inboxes):
-            ours, theirs = processes.Pipe()
-            place = Place(rank, str(folder), inbox, answers, tuple(inboxes[1:]) if rank == 0 else ())
-            process = processes.Process(target=serve, args=(place, theirs, barriers[rank], release), daemon=True)
-            with _without_main():
-                process.start()
-            theirs.close()
-            self.processes.append(process)
-            self.controls.append(ours)
-        self.up = False
+        self.processes, self.controls, self.dead, self.up = [], [], False, False
         self.first_inbox = inboxes[0]
-        self.outbox = context.socket(zmq.PUSH)
+        self.inbox, self.outbox = context.socket(zmq.PULL), context.socket(zmq.PUSH)
+        try:
+            self.inbox.bind(answers)
+            processes = get_context(start_method)
+            barriers = _barriers(processes, ranks)
+            for rank, inbox in enumerate(inboxes):
+                ours, theirs = processes.Pipe()
+                self.controls.append(ours)
+                others = tuple(inboxes[1:]) if rank == 0 else ()
+                goes = tuple(filter(None, (str(folder), of_multiprocessing)))
+                place = Place(rank, goes, inbox, answers, others)
+                process = processes.Process(target=serve, args=(place, theirs, barriers[rank], release), daemon=True)
+                with _without_main(), limits.uninterrupted():
+                    process.start()
+                self.processes.append(process)
+                theirs.close()
+        except BaseException:  # an interrupt, too
+            self.close()
+            raise
 
     def are_alive(self) -> bool:
         """Whether every rank's process still is."""
         return not self.dead and all(process.is_alive() for process in self.processes)
 
     def wait_until_up(self) -> None:
-        """Wait until every rank has been started. Raises OSError if one does not come up."""
+        """Wait until every rank has been started. Raises SchedulersGone if one does not come up."""
         if not self.up:
             self._expect("up")
             self.outbox.connect(self.first_inbox)  # only now: ZMQ waits 100 ms before it tries a second time
             self.up = True
 
     def begin(self, session: Session) -> None:
-        """Tell every rank about the experiment that comes, and wait until all are ready. Raises OSError if one died."""
+        """Tell every rank about the experiment that comes, and wait until all are ready. Raises SchedulersGone."""
         for control in self.controls:
-            control.send(session)
+            with contextlib.suppress(OSError):  # it has died: it will not say that it is ready
+                control.send(session)
         self._expect("ready")
 
     def end(self) -> None:
@@ -102,11 +123,20 @@ class Schedulers:
     def _expect(self, word: str, seconds: float = PATIENCE) -> None:
         for control in self.controls:
             try:
-                said = control.recv() if control.poll(seconds) else None
-            except EOFError:
-                said = None
+                said = control.recv() if control.poll(seconds) else f"nothing within {seconds:g} s"
+            except (EOFError, OSError):
+                raise SchedulersGone(
+                    f"a scheduler ended before it said {word!r}", killed=self._is_one_killed()
+                ) from None
             if said != word:
-                raise OSError(f"a scheduler did not say {word!r} within {seconds:g} s")
+                raise SchedulersGone(f"a scheduler was to say {word!r}, and said {said}")
+
+    def _is_one_killed(self) -> bool:
+        for process in self.processes:
+            process.join(1)
+            if process.exitcode == -signal.SIGKILL:
+                return True
+        return False
 
 
 class Pool:
@@ -115,6 +145,7 @@ class Pool:
 
     def __init__(self, start_method: str = "forkserver") -> None:
         self.start_method = start_method
+        self.of_multiprocessing = ""  # its temporary folder, in which the warm parent's socket is
         self.alive: dict[int, Schedulers] = {}
         self.spare: dict[int, Schedulers] = {}
         self.folder: Path | None = None
@@ -122,23 +153,27 @@ class Pool:
     def warm_up(self) -> None:
         """Let the warm parent, from which schedulers are forked, import torch while this process does."""
         if self.folder is None or not self.folder.is_dir():
-            self.close()
-            self.folder = folders.make("pool")
-            self.context = zmq.Context()
-            self.context.sndhwm = self.context.rcvhwm = 0  # as sglang has it: else many sends wait for each other
-            atexit.register(self.close)
-            if self.start_method == "forkserver":
-                get_context("forkserver").set_forkserver_preload([PRELOAD])
-                with _without_main():
-                    forkserver.ensure_running()
+            with limits.uninterrupted():
+                self._warm_up()
+
+    def _warm_up(self) -> None:
+        self.close()
+        self.folder = folders.make("pool")
+        self.context = zmq.Context()
+        self.context.sndhwm = self.context.rcvhwm = 0  # as sglang has it: else many sends wait for each other
+        atexit.register(self.close)
+        if self.start_method == "forkserver":
+            get_context("forkserver").set_forkserver_preload([PRELOAD])
+            with _without_main(), folders.temporary_files_there():
+                forkserver.ensure_running()
+                self.of_multiprocessing = util.get_temp_dir()  # which stays if this process is killed
 
     @contextmanager
-    def schedulers(self, ranks: int, release: str) -> Iterator[Schedulers]:
-        """Living schedulers: those of the experiment before, else the spare set, else new ones. If they die, a new
-        spare set starts in the background."""
-        chosen = self._living(self.alive, ranks) or self._living(self.spare, ranks) or self._start(ranks, release)
+    def schedulers(self, ranks: int, session: Session) -> Iterator[Schedulers]:
+        """Living schedulers, ready for the session: those of the experiment before, else the spare set, else new ones.
+        If they die, a new spare set starts in the background. Raises SchedulersGone if none come up."""
+        chosen = self._ready(ranks, session)
         try:
-            chosen.wait_until_up()
             yield chosen
         except BaseException:
             chosen.close()
@@ -146,7 +181,7 @@ class Pool:
         if not chosen.dead:
             self.alive[ranks] = chosen
         elif ranks not in self.spare:
-            self.spare[ranks] = self._start(ranks, release)
+            self.spare[ranks] = self._start(ranks, session.release)
 
     def close(self) -> None:
         """End every scheduler and remove the sockets."""
@@ -159,6 +194,22 @@ class Pool:
             folders.remove(self.folder)
             self.folder = None
 
+    def _ready(self, ranks: int, session: Session) -> Schedulers:
+        """The first of those that is ready. Idle ones may have been killed, and nobody has seen it yet."""
+        for last in (False, False, True):
+            living = self._living(self.alive, ranks) or self._living(self.spare, ranks)
+            chosen = living or self._start(ranks, session.release)
+            try:
+                with limits.interruptible():
+                    chosen.wait_until_up()
+                    chosen.begin(session)
+                return chosen
+            except BaseException as error:
+                chosen.close()
+                if last or not isinstance(error, SchedulersGone):
+                    raise
+        raise AssertionError
+
     def _living(self, held: dict[int, Schedulers], ranks: int) -> Schedulers | None:
         """The held schedulers of so many ranks, taken out; None if there are none, or one of them has died."""
         found = held.pop(ranks, None)
@@ -168,7 +219,7 @@ class Pool:
         return found
 
     def _start(self, ranks: int, release: str) -> Schedulers:
-        return Schedulers(self.context, self.folder, ranks, release, self.start_method)
+        return Schedulers(self.context, self.folder, ranks, release, self.of_multiprocessing, self.start_method)
 
 
 def _barriers(processes: Any, ranks: int) -> list[Barrier]:

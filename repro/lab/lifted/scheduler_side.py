@@ -7,16 +7,17 @@ experiments as it survives, and dies as sglang's scheduler does: it prints the t
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import time
 import traceback
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import zmq
 
+from repro.lab import folders
 from repro.lab.evidence.event import Event
 from repro.lab.evidence.recorder import Recorder
 from repro.lab.evidence.turnstile import Turnstile
@@ -53,10 +54,11 @@ class Session:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a scheduler stands: its rank, the addresses of the sockets, and the folder that they are in."""
+    """Where a scheduler stands: its rank, the addresses of the sockets, and the folders that it removes when the
+    tokenizer's process has gone without doing so: the first holds that process's lock."""
 
     rank: int
-    folder: str
+    folders: tuple[str, ...]
     inbox: str
     outbox: str
     others: tuple[str, ...] = ()
@@ -93,17 +95,21 @@ def serve(place: Place, control: Connection, barrier: Barrier, release: str) -> 
     # A session of its own: Ctrl-C, and the SIGKILL of a whole group by Jupyter, are for the tokenizer's process. The
     # pipe that closes then ends this one, which removes what that process could not.
     os.setsid()
-    scheduler = Scheduler(place, control, barrier)
+    folders.let_go()  # of what was inherited by a fork
+    scheduler = None
     try:
+        scheduler = Scheduler(place, control, barrier)
         Release.of(release).mm_utils  # noqa: B018
         control.send("up")
         while True:
             scheduler.session = control.recv()
             scheduler.run()
-    except (EOFError, OSError):  # the tokenizer's process is gone
-        scheduler.context.destroy(linger=0)
-        for folder in filter(None, (place.folder, scheduler.session and scheduler.session.folder)):
-            shutil.rmtree(folder, ignore_errors=True)
+    except (EOFError, OSError, zmq.ZMQError):  # the tokenizer's process is gone, or it was interrupted and let go of us
+        own, *others = map(Path, place.folders)
+        if scheduler:
+            scheduler.context.destroy(linger=0)
+            others += [Path(scheduler.session.folder)] if scheduler.session else []
+        folders.remove_when_abandoned(own, *others)
 
 
 class Scheduler:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import inspect
 import os
 import pickle
@@ -17,6 +16,7 @@ from typing import Any
 
 import zmq.asyncio
 
+from repro.lab import limits
 from repro.lab.evidence.event import NAMING, Event
 from repro.lab.evidence.recorder import Recorder
 from repro.lab.evidence.turnstile import Turnstile
@@ -27,8 +27,8 @@ from repro.lab.places import SHM
 from repro.lab.upstream.expansion import FUNCTION
 from repro.lab.upstream.standin_data import GenerateReqInput, TokenizedGenerateReqInput
 
+NOBODY = 0  # the number of no thread
 PATIENCE = 5.0  # seconds for the answers to what was sent, when an experiment has failed
-GRACE = 2.0  # seconds for a thread to end that is told to
 
 
 class SchedulerDied(Exception):
@@ -37,10 +37,6 @@ class SchedulerDied(Exception):
 
 class ClientGone(Exception):
     """The client has gone away, and nobody waits for an answer any more."""
-
-
-class Interrupted(BaseException):
-    """The experiment is over, and the code of the reader, which still runs, has to stop."""
 
 
 @dataclass
@@ -77,6 +73,8 @@ class Tokenizer:
         self.number_of: dict[str, int] = {}
         self.answers: list[str] | None = None
         self.error: BaseException | None = None
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.over = False  # whether nobody waits for what comes of it any more
         self.seconds = 0.0
         self.prepared = self.bookkeeping = 0.0  # seconds: of the fix since the last send, and of the lab itself
         self.features = {_address(array) for one in self.requests for array in arrays(one)}
@@ -89,12 +87,25 @@ class Tokenizer:
         self.schedulers, self.recorder = schedulers, recorder
         thread = threading.Thread(target=self._on_thread, args=(trace, timeout), name="tokenizer", daemon=True)
         thread.start()
+        blocked = True
         try:
-            thread.join(timeout + GRACE)
+            with limits.interruptible():
+                thread.join(timeout + limits.GRACE)
+            blocked = thread.is_alive()
         finally:
-            if not _ended(thread):
+            self._leave()
+            ended = limits.stop(thread)
+            if blocked:
                 self.error = TimeoutError("the event loop was blocked")
+            if not ended:
                 schedulers.abandon()
+
+    def _leave(self) -> None:
+        """Let the loop end if it waits: it hears of nothing else. (One that has ended hears nothing.)"""
+        self.over = True
+        with contextlib.suppress(RuntimeError):
+            if self.loop:
+                self.loop.call_soon_threadsafe(self.task.cancel)
 
     def timed(self, prepare: Callable[[Any], Any]) -> Callable[[Any], Any]:
         """`prepare`, with its time counted as the time of the send that follows."""
@@ -184,6 +195,7 @@ class Tokenizer:
             sys.settrace(None)
             if self.turnstile:
                 self.turnstile.ask("end")
+            self.recorder.thread = NOBODY  # the next thread may have the same number
             self.seconds = time.perf_counter() - began
 
     async def _main(self) -> None:
@@ -196,6 +208,7 @@ class Tokenizer:
         receiver = asyncio.ensure_future(self._receive(inbox, manager))
         self._watch_for_death(manager)
         self.task = asyncio.current_task()
+        self.loop = asyncio.get_running_loop()
         try:
             async for answers in manager._handle_batch_request(*arguments):
                 self.answers = answers
@@ -210,7 +223,7 @@ class Tokenizer:
     async def _until_all_arrived(self) -> None:
         until = time.monotonic() + PATIENCE
         while any(send.intact is None for send in self.sends if send.gone) and not self.schedulers.dead:
-            if time.monotonic() > until:
+            if self.over or time.monotonic() > until:
                 break
             await asyncio.sleep(0.001)
 
@@ -261,15 +274,6 @@ class _Watched:
     async def _send_one_request_later(self, arguments: tuple) -> Any:
         with self.watcher.sending(arguments):
             return await super()._send_one_request(*arguments)
-
-
-def _ended(thread: threading.Thread) -> bool:
-    """Whether the thread has ended, after it was told to if it has not."""
-    until = time.monotonic() + GRACE
-    while thread.is_alive() and time.monotonic() < until:
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(Interrupted))
-        thread.join(0.1)
-    return not thread.is_alive()
 
 
 def _sending_line() -> str:

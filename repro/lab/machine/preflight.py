@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
+import stat
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 
 from repro.lab.machine import surroundings
@@ -38,13 +41,34 @@ def require_parts() -> None:
         raise Refused(f"{sys.executable} has no {', '.join(missing)}", way_out)
 
 
+def whole(path: Path, option: str) -> Path:
+    """The whole path. Raises Refused, naming the `option`, if it leads nowhere: an unknown user's `~`, a loop of links,
+    or a name that is too long."""
+    try:
+        found = path.expanduser().resolve()
+        found.exists()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise Refused(f"{option} {str(path)[:80]} is no path ({_one_line(error)})", "give another one") from None
+    return found
+
+
+def require_no_pipe(path: Path) -> None:
+    """Raise Refused for a named pipe or a socket: to open one waits for somebody at its other end, perhaps for ever."""
+    with contextlib.suppress(OSError):
+        if stat.S_ISFIFO(path.stat().st_mode) or stat.S_ISSOCK(path.stat().st_mode):
+            raise Refused(f"{path} is a pipe or a socket", "give a file")
+
+
 def require_image(path: Path) -> None:
-    """Raise Refused unless `path` is an image that Pillow can read to its end."""
+    """Raise Refused unless `path` is an image that Pillow can read to its end. A large one is no reason to warn."""
     from PIL import Image
 
+    require_no_pipe(path)
     try:
-        with Image.open(path) as image:
-            image.load()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                image.load()
     except FileNotFoundError:
         way_out = "give the path of a PNG or JPEG file, or leave --image out"
         raise Refused(f"no image at {path}", way_out) from None
@@ -55,7 +79,7 @@ def require_image(path: Path) -> None:
 def require_model(model: str) -> str:
     """The model as sglang is to be told of it: a folder's whole path, or a hub id. Raises Refused unless it is a folder
     with a config.json, or an id whose config.json can be had."""
-    folder = Path(model).expanduser()
+    folder = whole(Path(model), "--model")
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise Refused(f"no config.json in {folder}", "give a model's folder, a hub id, or `tiny`")
@@ -112,6 +136,7 @@ def require_cache(place: Path) -> None:
 
 def require_writable(path: Path, option: str) -> None:
     """Raise Refused, naming the `option`, unless the file at `path` can be written; leaves it as it was."""
+    require_no_pipe(path)
     new = not path.exists()
     try:
         with open(path, "ab"):

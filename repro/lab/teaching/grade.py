@@ -9,13 +9,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from repro.lab.evidence.verdict import Outcome
 from repro.lab.lifted import make_request, run
 from repro.lab.lifted.request import arrays, checksums
+from repro.lab.limits import Interrupted, within
 from repro.lab.upstream.plugs import Prepare
-from repro.lab.upstream.standin_data import MultimodalDataItem, TokenizedGenerateReqInput
+from repro.lab.upstream.standin_data import MultimodalDataItem, MultimodalInputs, TokenizedGenerateReqInput
 
 CASES: dict[str, Callable[[], TokenizedGenerateReqInput]] = {
     "one image": lambda: make_request(),
@@ -24,6 +26,7 @@ CASES: dict[str, Callable[[], TokenizedGenerateReqInput]] = {
     "a numpy array": lambda: make_request("numpy"),
     "text only": lambda: make_request("text"),
 }
+LIMIT = 10.0  # seconds for an attempt to prepare two requests, and then for a run of it
 FIELDS = ("rid", "input_ids", "sampling_params", "stream", "checksums")
 
 NOT_RETURNED = "prepare returned None: `return` the request at the end, also for a request without an image."
@@ -71,6 +74,10 @@ UNPROVEN = (
     "Nothing went wrong, but nothing was shared either: the features went inline, in the message, so this run proves "
     "nothing. Keep the tensors as they are; wrapping puts them into shared memory."
 )
+CONVERTED = (
+    "A feature came back as something else than it was, such as a list for a tensor. The lab would send it, but the "
+    "model takes what it was. Copy the item, and leave the feature as it is."
+)
 UNEXPLAINED = "Nobody shares what they should not, and yet the lab found faults: read them."
 RIGHT = "Every send owns its mm_inputs, its list and its items; the pixels are still shared until they are wrapped."
 
@@ -104,17 +111,20 @@ class Grade:
     __repr__ = __str__
 
 
-def grade(prepare: Prepare, *, n: int = 3) -> Grade:
+def grade(prepare: Prepare, *, n: int = 3, limit: float = LIMIT) -> Grade:
     """Try `prepare` on every kind of request in CASES, n samples each, and return the first failure with its hint,
-    or a pass with its price. An exception in `prepare` is a hint, too. Raises ValueError if n < 2: nothing is
-    expanded then."""
+    or a pass with its price. Any exception in `prepare` is a hint, too, and so is any nonsense that it returns. An
+    attempt that does not end within `limit` seconds is `hung`. Raises ValueError if n < 2: nothing is expanded then."""
     if n < 2:
         raise ValueError(f"n = {n}: a request is copied from n = 2 on")
     price: list[int] = []
     for case, make in CASES.items():
-        hint, copied = _look(prepare, make(), case)
+        try:
+            hint, copied = within(limit, partial(_look, prepare, make(), case))
+        except TimeoutError:
+            return Grade(False, case, "hung", _hung(limit, case), [], 0)
         price.append(copied)
-        result = run(make(), n=n, fix=prepare)
+        result = run(make(), n=n, fix=prepare, timeout=limit)
         faults = result.faults()
         if hint or faults:
             return Grade(False, case, result.verdict.outcome, hint or UNEXPLAINED, faults, copied)
@@ -145,7 +155,9 @@ def _look(prepare: Prepare, source: TokenizedGenerateReqInput, case: str) -> tup
         given = copy.copy(source)
         try:
             sent.append(prepare(given))
-        except Exception as error:
+        except Interrupted:
+            raise
+        except BaseException as error:  # SystemExit, too: it would end the notebook's kernel
             return _raised(error, case), 0
         if hint := _hint(held, given, sent[-1]):
             return hint, 0
@@ -156,7 +168,11 @@ def _look(prepare: Prepare, source: TokenizedGenerateReqInput, case: str) -> tup
     return "", sum({place: size for place, size in _storages(one) if place not in known}.values())
 
 
-def _raised(error: Exception, case: str) -> str:
+def _hung(limit: float, case: str) -> str:
+    return f"prepare did not end within {limit:g} s. The request: {case}. Look for a loop or a wait that has no end."
+
+
+def _raised(error: BaseException, case: str) -> str:
     said = f"prepare raised {type(error).__name__}: {error}. The request: {case}."
     if case == "text only":
         return f"{said} Its mm_inputs is None: return such a request as it is."
@@ -192,12 +208,29 @@ def _hint(held: _Held, given: TokenizedGenerateReqInput, got: Any) -> str:
         return NOT_RETURNED
     if not isinstance(got, TokenizedGenerateReqInput):
         return f"prepare returned a {type(got).__name__}: it takes a request, and has to return a request."
+    if nonsense := _nonsense(got):
+        return f"prepare returned a request whose {nonsense}: copy what is there, and replace nothing by another kind."
     if held.mm_inputs is not None and (hint := _hint_about_items(held, given, got)):
         return hint
     changed = [field for field in FIELDS if getattr(got, field) != held.fields[field]]
     if changed:
         return f"prepare changed the request's {', '.join(changed)}: only mm_inputs and its items are its business."
     return ""
+
+
+def _nonsense(got: TokenizedGenerateReqInput) -> str:
+    """What of the request is not of the kind that it has to be; "" if nothing."""
+    if got.mm_inputs is None:
+        return ""
+    if not isinstance(got.mm_inputs, MultimodalInputs):
+        return f"mm_inputs is a {type(got.mm_inputs).__name__}"
+    if not isinstance(got.mm_inputs.mm_items, list):
+        return f"mm_items is a {type(got.mm_inputs.mm_items).__name__}"
+    wrong = [item for item in got.mm_inputs.mm_items if not isinstance(item, MultimodalDataItem)]
+    if wrong:
+        return f"mm_items hold a {type(wrong[0]).__name__}"
+    wrong = [array for array in arrays(got) if not hasattr(array, "data_ptr") and not hasattr(array, "ctypes")]
+    return f"feature is a {type(wrong[0]).__name__}" if wrong else ""
 
 
 def _hint_about_items(held: _Held, given: TokenizedGenerateReqInput, got: TokenizedGenerateReqInput) -> str:
@@ -217,6 +250,8 @@ def _hint_about_items(held: _Held, given: TokenizedGenerateReqInput, got: Tokeni
         return ONLY_MM_INPUTS
     if not own:
         return _same_items(held, items)
+    if [_kind(item) for item in items] != [_kind(item) for item in held.items]:
+        return CONVERTED
     return DAMAGED if checksums(got) != held.fields["checksums"] else ""
 
 
@@ -225,6 +260,11 @@ def _same_items(held: _Held, items: list[MultimodalDataItem]) -> str:
     if len(shared) == len(items):
         return SAME_ITEMS
     return f"Of {len(items)} items, number {', '.join(map(str, shared))} is still the source's. Copy every item."
+
+
+def _kind(item: MultimodalDataItem) -> list[bool]:
+    """Which of an item's values are lists. (A tensor that became an array shows later: nothing is shared then.)"""
+    return [isinstance(value, (list, tuple)) for value in _values(item)]
 
 
 def _values(item: MultimodalDataItem) -> tuple[Any, Any]:
