@@ -74,4 +74,4 @@ SEGMENT_PER_PICKLE = _design(segment_per_pickle, THE_CONSUMER)
 ONE_SEGMENT = _design(one_segment_many_names, THE_KERNEL, shm_names, pure_wrap, detach)
 WARM_SEGMENTS = _design(warm_segments, THE_KERNEL, segment_pool, one_segment_many_names, shm_names, pure_wrap, detach)
 REFERENCE_COUNT = _design(reference_count, "the tokenizer, after the last answer", pure_wrap, detach)
-DESIGNS = (COPIES, DEEPCOPY, PURE_WRAP, SEGMENT_PER_PICKLE, ONE_SEGMENT, REFERENCE_COUNT)  # those that the clinic prices
+DESIGNS = (COPIES, DEEPCOPY, PURE_WRAP, SEGMENT_PER_PICKLE, ONE_SEGMENT, REFERENCE_COUNT)  # what the clinic prices

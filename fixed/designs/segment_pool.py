@@ -107,8 +107,10 @@ def _behind(name: str) -> os.stat_result | None:
 
 def nobody_else_has_it_open(segment: Segment) -> bool:
     """Whether the kernel grants a write lease. The lease is given back at once: it was the question, and no protection.
-    (If someone opened the base name in just that moment, the kernel would send the signal that `_create` chose.)"""
+    If someone opens the base name in just that moment, the kernel sends a signal: SIGIO, of which this process would
+    die, or the one that was chosen. SIGURG is ignored. (The kernel forgets the choice with each lease.)"""
     try:
+        fcntl.fcntl(segment.descriptor, fcntl.F_SETSIG, signal.SIGURG)
         fcntl.fcntl(segment.descriptor, fcntl.F_SETLEASE, fcntl.F_WRLCK)
         fcntl.fcntl(segment.descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
     except OSError:
@@ -232,8 +234,6 @@ class Pool:
             raise
         segment = Segment(name, descriptor, os.fstat(descriptor).st_ino, self.clock())
         self.segments.append(segment)
-        with contextlib.suppress(OSError):  # instead of SIGIO, of which a process dies: one that is ignored
-            fcntl.fcntl(segment.descriptor, fcntl.F_SETSIG, signal.SIGURG)
         if not is_free(segment):
             self.leases_work = False
             self._give_up(segment)
