@@ -220,3 +220,15 @@ def test_a_stranger_who_opens_a_base_name_does_not_kill_the_tokenizer(monkeypatc
         its.drain()
         os._exit(0 if len(refused) == 2 else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_the_speeds_are_those_of_one_run():
+    """How fast anything is, nobody holds: this machine is not alone. That all is measured, and told, is held."""
+    from fixed.clinic import speed
+
+    found = speed.measured(56, 2, rounds=1)
+    assert min(found.released, found.one_segment, found.cold, found.warm, found.memcpy) > 0
+    assert warm_segments.POOL.segments == []
+    header, line = speed.table([found])
+    assert line.split()[:2] == ["56", "2"]
+    assert len(line.split()) == 9
