@@ -229,6 +229,6 @@ def test_the_speeds_are_those_of_one_run():
     found = speed.measured(56, 2, rounds=1)
     assert min(found.released, found.one_segment, found.cold, found.warm, found.memcpy) > 0
     assert warm_segments.POOL.segments == []
-    header, line = speed.table([found])
+    _, line = speed.table([found])
     assert line.split()[:2] == ["56", "2"]
     assert len(line.split()) == 9
