@@ -256,7 +256,7 @@ def test_a_fault_of_the_kits_own_does_not_pass_for_bad_usage(quick, monkeypatch,
 
 
 def shell(line: str) -> subprocess.CompletedProcess:
-    return subprocess.run(["bash", "-c", line], cwd=machine.ROOT, capture_output=True, text=True, timeout=60)
+    return subprocess.run(["bash", "-c", line], cwd=machine.ROOT, capture_output=True, encoding="utf-8", timeout=60)
 
 
 @pytest.mark.parametrize("words", [["-m", "scripts.bench_crash"], ["-m", "scripts.notebooks"], ["repro/crash.py"]])

@@ -19,10 +19,12 @@ from repro.lab import engine
 from repro.lab.engine import launcher
 from repro.lab.engine.host import Host
 from repro.lab.evidence.verdict import Verdict
+from repro.lab.releases import ALL, LAST
+from repro.lab.upstream import source
 from tests import machine, scenes
 
 GROUP = "sglang.srt.plugins"
-DESIGNS = ["one_segment_many_names", "pure_wrap", "segment_per_pickle"]
+DESIGNS = ["one_segment_many_names", "warm_segments", "pure_wrap", "segment_per_pickle"]
 SAYS = "sglang-shm-hotfix: "
 N = 8  # samples of the request whose scheduler is killed
 
@@ -154,13 +156,13 @@ print(json.dumps(asked))
 """
 
 
-def register(installed, folder, release: str, design: str = ""):
+def register(installed, folder, release: str, design: str = "", command=("-c", REGISTER)):
     """`register()` in a Python whose sglang says that it is `release`, with a stub for its registry."""
     metadata = folder / f"sglang-{release}.dist-info"
     metadata.mkdir()
     (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: sglang\nVersion: {release}\n", encoding="utf-8")
     path = f"{folder}:{installed}"
-    return machine.command("-c", REGISTER, PYTHONPATH=path, SGLANG_SHM_HOTFIX=design)
+    return machine.command(*command, PYTHONPATH=path, SGLANG_SHM_HOTFIX=design)
 
 
 @pytest.mark.parametrize("release", ["0.5.11", "0.5.12", "0.5.12.post1"])
@@ -185,12 +187,63 @@ def test_names_of_a_server_that_was_killed_with_its_tracker_are_removed_at_the_n
     assert run.stderr.splitlines()[1] == f"{SAYS}names of killed processes that were removed from /dev/shm: 1"
 
 
-@pytest.mark.parametrize("release", ["0.5.10.post1", "0.5.12.post2", "0.5.13", "0.5.23"])
+@pytest.mark.parametrize("release", ["0.5.10.post1", "0.5.12.post2", "0.5.24"])
 def test_any_other_release_is_left_alone(installed, tmp_path, release):
+    """Of a newer one, the source is read: here there is none."""
     run = register(installed, tmp_path, release)
     assert (run.returncode, json.loads(run.stdout)) == (0, [])
-    assert run.stderr.startswith(f"{SAYS}nothing is patched: sglang {release} is none of 0.5.11, ")
+    assert run.stderr.startswith(f"{SAYS}nothing to do: sglang {release} is ")
     assert len(run.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("release", ["0.5.13", "0.5.15.post1", "0.5.23"])
+@pytest.mark.parametrize("design", ["", "one_segment_many_names", "pure_wrap", "off"])
+def test_a_fixed_release_is_made_faster(installed, tmp_path, release, design):
+    run = register(installed, tmp_path, release, design)
+    asked = {path.rpartition(".")[2]: hook for path, hook, _ in json.loads(run.stdout)}
+    assert len(run.stderr.splitlines()) == 1
+    if design in ("pure_wrap", "off"):
+        assert asked == {}
+    else:
+        module = design or "warm_segments"
+        assert asked["__init__"] == f"sglang_shm_hotfix.designs.{module}.name_instead_of_segment"
+        assert f"sglang {release} is made faster in memory, design {module}: " in run.stderr
+
+
+@pytest.mark.parametrize("release", ALL[ALL.index("0.5.11") :])
+def test_the_probe_knows_every_release_and_sees_what_is_missing(installed, tmp_path, release, monkeypatch):
+    monkeypatch.syspath_prepend(str(installed))
+    probe = importlib.import_module("sglang_shm_hotfix.probe")
+    for path in probe.NEEDED:  # the kit has utils/common.py of one release only
+        copied = tmp_path / path
+        copied.parent.mkdir(parents=True, exist_ok=True)
+        code = source.read(LAST if path == probe.COMMON else release, path)
+        copied.write_text(code.text, encoding="utf-8")
+    assert probe.missing(tmp_path) == []
+    changed = tmp_path / probe.MM_UTILS
+    text = changed.read_text(encoding="utf-8")
+    changed.write_text(text.replace("def wrap_shm_features(obj", "def wrap_shm_features(batch"), encoding="utf-8")
+    (tmp_path / probe.COMMON).unlink()
+    assert probe.missing(tmp_path) == ["wrap_shm_features", probe.COMMON]
+
+
+LAUNCHER = """
+import multiprocessing, runpy, sys
+if __name__ == "__main__":
+    process = multiprocessing.get_context("spawn").Process(target=runpy.run_path, args=(sys.argv[1],))
+    process.start(); process.join(); sys.exit(process.exitcode)
+"""
+
+
+def test_in_somebodys_child_it_says_so_too(installed, tmp_path):
+    """As launchers do that start a server in a process of their own; and the children of that server are silent."""
+    (tmp_path / "launcher.py").write_text(LAUNCHER)
+    again = "import subprocess, os\nif 'AGAIN' not in os.environ:\n    os.environ['AGAIN'] = '1'\n"
+    (tmp_path / "server.py").write_text(f"{REGISTER}\n{again}    subprocess.run([sys.executable, __file__])\n")
+    words = [tmp_path / "launcher.py", tmp_path / "server.py"]
+    run = register(installed, tmp_path, "0.5.12.post1", command=words)
+    assert len(run.stdout.splitlines()) == 2
+    assert len([line for line in run.stderr.splitlines() if line.startswith(SAYS)]) == 1
 
 
 def test_off(installed, tmp_path):

@@ -12,7 +12,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import deepcopy, detach, one_segment_many_names, pure_wrap, reference_count, segment_per_pickle, shm_names
+from . import (
+    deepcopy,
+    detach,
+    one_segment_many_names,
+    pure_wrap,
+    reference_count,
+    segment_per_pickle,
+    segment_pool,
+    shm_names,
+    warm_segments,
+)
 
 HANDLER = "_handle_batch_request"  # where the expansion points are
 SCHEDULERS = ("__setstate__", "materialize", "unwrap_shm_features", "has_shm_features")  # what runs on the other side
@@ -21,13 +31,15 @@ SCHEDULERS = ("__setstate__", "materialize", "unwrap_shm_features", "has_shm_fea
 @dataclass(frozen=True)
 class Design:
     """One way to fix it, or not to. `owner` says who frees a segment; `points` are the expansion points at which
-    `prepare` is applied; `modules` hold its code."""
+    `prepare` is applied; `kept` returns the names that it keeps in /dev/shm between requests; `modules` hold its
+    code."""
 
     name: str
     owner: str = ""
     prepare: Callable[[Any], Any] | None = None
     points: Sequence[int] = (1, 2)
     hooks: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    kept: Callable[[], Sequence[str]] = tuple
     modules: Sequence[Any] = ()
 
     @property
@@ -48,6 +60,7 @@ def _design(module: Any, owner: str, *needs: Any, name: str = "") -> Design:
         owner=owner,
         prepare=getattr(module, "PREPARE", None),
         hooks=getattr(module, "HOOKS", {}),
+        kept=getattr(module, "kept", tuple),
         modules=(module, *needs),
     )
 
@@ -59,5 +72,6 @@ DEEPCOPY = _design(deepcopy, THE_CONSUMER)
 PURE_WRAP = _design(pure_wrap, THE_CONSUMER, detach)
 SEGMENT_PER_PICKLE = _design(segment_per_pickle, THE_CONSUMER)
 ONE_SEGMENT = _design(one_segment_many_names, THE_KERNEL, shm_names, pure_wrap, detach)
+WARM_SEGMENTS = _design(warm_segments, THE_KERNEL, segment_pool, one_segment_many_names, shm_names, pure_wrap, detach)
 REFERENCE_COUNT = _design(reference_count, "the tokenizer, after the last answer", pure_wrap, detach)
-DESIGNS = (COPIES, DEEPCOPY, PURE_WRAP, SEGMENT_PER_PICKLE, ONE_SEGMENT, REFERENCE_COUNT)
+DESIGNS = (COPIES, DEEPCOPY, PURE_WRAP, SEGMENT_PER_PICKLE, ONE_SEGMENT, REFERENCE_COUNT)  # what the clinic prices

@@ -86,7 +86,7 @@ class Batch:
         if segment is None or segment.sends == 0:  # the same tensor may be in several items
             segment = self.segments[id(tensor)] = Segment(tensor, self.sends)
         if not segment.names:
-            segment.names.append(new_segment(tensor))
+            segment.names.append(first_name(tensor))
             add_names(segment.names, segment.sends - 1)
         segment.sends -= 1
         return segment.names.pop()
@@ -105,6 +105,7 @@ class Links:
 
 current: ContextVar[Batch | None] = ContextVar("batch", default=None)  # the one that this task is sending
 taken: ContextVar[list[str] | None] = ContextVar("taken", default=None)  # names of the send at hand
+source: ContextVar[Callable[[Any], str] | None] = ContextVar("source", default=None)  # instead of `new_segment`
 
 
 def handle_batch_request(original: Callable, manager: Any, obj: Any, *arguments: Any, **named: Any) -> AsyncIterator:
@@ -184,10 +185,16 @@ def name_instead_of_segment(init: Callable[..., None], self: Any, tensor: Any, *
         init(self, tensor, *arguments, **named)
     else:
         batch = current.get()
-        name = batch.name_for(tensor) if batch else new_segment(tensor)
+        name = batch.name_for(tensor) if batch else first_name(tensor)
         vars(self).update(shm_name=name, shape=tensor.shape, dtype=tensor.dtype, tensor=None, **named)
     if names is not None:
         names.append(self.shm_name)
+
+
+def first_name(tensor: Any) -> str:
+    """A name of a segment that holds the bytes of `tensor`: of a new one, or of what another design has ready. Raises
+    OSError."""
+    return (source.get() or new_segment)(tensor)
 
 
 def new_segment(tensor: Any) -> str:

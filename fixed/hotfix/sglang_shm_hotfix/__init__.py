@@ -1,6 +1,8 @@
-"""The fix of sglang #24231 for a server that cannot be upgraded today: one of this kit's designs, as a plugin.
+"""The fix of sglang #24231 for a server that cannot be upgraded today, and more speed for one that was: one of this
+kit's designs, as a plugin. On 0.5.11 to 0.5.12.post1 it mends the crash. On 0.5.13 and later it takes the copies of the
+pixels off the tokenizer's event loop.
 
-sglang 0.5.11 to 0.5.12.post1 call every entry point of the group `sglang.srt.plugins` before they do anything else.
+sglang calls every entry point of the group `sglang.srt.plugins` before it does anything else.
 This one registers the hooks of a design; sglang's own `HookRegistry` puts them around its functions, in memory, and in
 every module that has imported them by name. Take the distribution away, and nothing of it is left.
 """
@@ -8,24 +10,33 @@ every module that has imported them by name. Take the distribution away, and not
 from __future__ import annotations
 
 import functools
+import importlib.util
 import os
+import re
 import sys
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
-from .designs import one_segment_many_names, pure_wrap, segment_per_pickle, shm_names
+from .designs import one_segment_many_names, pure_wrap, segment_per_pickle, shm_names, warm_segments
+from .probe import missing
 
 SWITCH = "SGLANG_SHM_HOTFIX"  # environment variable: a design, or OFF
 SAID = "SGLANG_SHM_HOTFIX_SAID"  # environment variable: the lines that this server has printed
 OFF = "off"
-DEFAULT = "one_segment_many_names"
+DEFAULT, FASTEST = "one_segment_many_names", "warm_segments"  # where it fixes, and where it makes faster
 DESIGNS = {
     DEFAULT: one_segment_many_names.HOOKS,
+    FASTEST: warm_segments.HOOKS,
     "pure_wrap": pure_wrap.HOOKS,
     "segment_per_pickle": segment_per_pickle.HOOKS,
 }
 RELEASES = ("0.5.11", "0.5.12", "0.5.12.post1")  # affected, and able to load a plugin
+FIXED = (
+    *("0.5.13", "0.5.13.post1", "0.5.14", "0.5.15", "0.5.15.post1", "0.5.16", "0.5.17", "0.5.18", "0.5.19", "0.5.20"),
+    *("0.5.21", "0.5.22", "0.5.23"),
+)  # fixed upstream, with a copy for every send: these it makes faster
 SERVER = "sglang.srt.entrypoints.http_server:app"
 
 
@@ -41,19 +52,28 @@ def register() -> None:
     apart for sure when it is called: titles and roles come later, and a main process need not be
     multiprocessing's (an `Engine` in somebody's worker is not). So they are registered in all.
     """
-    chosen = os.environ.get(SWITCH) or DEFAULT
-    release = _release()
+    chosen, release = os.environ.get(SWITCH, ""), _release()
+    faster = release in FIXED or _is_newer(release)
+    design = chosen or (FASTEST if faster else DEFAULT)
+    unknown = missing(_package()) if _is_newer(release) else []
     if chosen == OFF:
         _say(f"off ({SWITCH}={OFF}): nothing is patched")
-    elif chosen not in DESIGNS:
-        _say(f"no design {chosen!r}: set {SWITCH} to {', '.join(DESIGNS)}, or {OFF}; or unset it for {DEFAULT}")
+    elif design not in DESIGNS:
+        names = ", ".join(DESIGNS)
+        refusal = f"no design {chosen!r}: set {SWITCH} to {names}, or {OFF}; or unset it for {DEFAULT}"
+        _say(refusal)
         raise SystemExit(2)
-    elif release not in RELEASES:
-        _say(f"nothing is patched: sglang {release} is none of {', '.join(RELEASES)} (0.5.13 on are fixed)")
+    elif release not in RELEASES and not faster:
+        _say(f"nothing to do: sglang {release} is none of {', '.join(RELEASES)}, and not 0.5.13 or later")
+    elif unknown:
+        _say(f"nothing to do: sglang {release} is newer than this plugin, and has no {', '.join(unknown)} as it needs")
+    elif faster and design not in (DEFAULT, FASTEST):
+        _say(f"nothing to do: sglang {release} is fixed, and {design} would not make it faster")
     else:
-        _hook({**DESIGNS[chosen], "uvicorn.run": run_workers_with_plugins})
-        places = ", ".join(path.removeprefix("sglang.srt.") for path in DESIGNS[chosen])
-        _say(f"sglang {release} is patched in memory, design {chosen}: {places} ({SWITCH}={OFF} switches it off)")
+        _hook({**DESIGNS[design], "uvicorn.run": run_workers_with_plugins})
+        places = ", ".join(path.removeprefix("sglang.srt.") for path in DESIGNS[design])
+        does = "is made faster" if faster else "is patched"
+        _say(f"sglang {release} {does} in memory, design {design}: {places} ({SWITCH}={OFF} switches it off)")
         if swept := shm_names.sweep_the_dead():
             _say(f"names of killed processes that were removed from {shm_names.SHM}: {len(swept)}")
 
@@ -76,6 +96,21 @@ def _release() -> str:
         return version("sglang")
     except PackageNotFoundError:
         return "(of unknown version)"
+
+
+def _is_newer(release: str) -> bool:
+    """Whether it is a release after all that this plugin knows."""
+    numbers = re.match(r"(\d+)\.(\d+)\.(\d+)", release)
+    return bool(numbers) and tuple(map(int, numbers.groups())) > (0, 5, 23)
+
+
+def _package() -> Path:
+    """The folder of the package sglang, which is not imported for that."""
+    try:
+        found = importlib.util.find_spec("sglang")
+    except ValueError:
+        found = None
+    return Path(next(iter(found.submodule_search_locations or []), "") if found else "")
 
 
 def _say(line: str) -> None:

@@ -103,7 +103,10 @@ class Experiment:
             finally:  # also when it was interrupted
                 notes, unreadable = event.lines(Path(session.events).read_bytes() if recorder.path.exists() else b"")
                 events = event.events(notes)
-                left = _leftovers(events, sweep=self.sweep, died=_died(tokenizer))
+                kept = {f"/{name}" for name in fix.kept()}
+                left = _leftovers(
+                    [each for each in events if each.name not in kept], sweep=self.sweep, died=_died(tokenizer)
+                )
             log = Path(session.log)
             log_text = log.read_text(encoding="utf-8") if log.exists() else ""
         verdict = _verdict(tokenizer, events, log_text, release.name, left)
@@ -116,6 +119,7 @@ class Experiment:
             [seen for seen in account.seen if seen.name in ours],
             any(not _holds(one, before) for before, one in zip(held, self.requests, strict=True)),
             list(self.requests),
+            kept,
             [account.trouble] if account.trouble else [],
         )
 
@@ -152,8 +156,8 @@ class Experiment:
 @dataclass
 class Run:
     """What an experiment came to. `verdict` is of the same kind as an engine's; `events` is the recorder's account,
-    `kernel` inotify's; `mutated` says whether the source requests no longer hold the features that they held; `notes`
-    say what is missing in the accounts."""
+    `kernel` inotify's; `mutated` says whether the source requests no longer hold the features that they held;
+    `kept` are the names that the fix keeps for the next request; `notes` say what is missing in the accounts."""
 
     verdict: Verdict
     sends: list[Send]
@@ -161,6 +165,7 @@ class Run:
     kernel: list[Seen]
     mutated: bool
     requests: list[TokenizedGenerateReqInput]
+    kept: set[str] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
 
     def __repr__(self) -> str:
@@ -181,10 +186,11 @@ class Run:
         """What is wrong with the ownership of names, a line each; none if every send owned what it sent: names of its
         own, each unlinked exactly once, the bytes intact, the source unmutated, and nothing left."""
         sent = [name for send in self.sends for name in send.names]
+        made = [name for name in self.names if name not in self.kept]
         unlinked = [event.name for event in self.events if event.what == "unlink"]
         faults = [f"{self.verdict.outcome}: {self.verdict.error}"] if self.verdict.outcome != "survived" else []
         faults += [f"{name} was sent {k} times" for name in dict.fromkeys(sent) if (k := sent.count(name)) > 1]
-        faults += [f"{name} was unlinked {k} times" for name in self.names if (k := unlinked.count(name)) != 1]
+        faults += [f"{name} was unlinked {k} times" for name in made if (k := unlinked.count(name)) != 1]
         faults += [f"{send.label} did not arrive intact" for send in self.sends if send.intact is False]
         if self.mutated and self.verdict.n > 1:  # with n = 1 nothing is copied: the source is what is sent
             faults.append("the source request was mutated")

@@ -266,7 +266,7 @@ class _Watched:
     watcher: Tokenizer
 
     def _send_one_request(self, *arguments: Any) -> Any:
-        if inspect.iscoroutinefunction(super()._send_one_request):  # from 0.5.20 on
+        if inspect.iscoroutinefunction(inspect.unwrap(super()._send_one_request)):  # from 0.5.20 on, hooked or not
             return self._send_one_request_later(arguments)
         with self.watcher.sending(arguments):
             return super()._send_one_request(*arguments)

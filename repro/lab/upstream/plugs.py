@@ -23,11 +23,13 @@ class Fix(Protocol):
     """What can be plugged in, such as a design of `fixed.designs`. `prepare` is applied to each copied request at the
     expansion `points` (1: the warm-up's, 2: the samples'). Each of `hooks` stands around a function of sglang: a call
     becomes `hook(original, *arguments)`, as with sglang's own `HookType.AROUND`. The keys are full upstream paths, such
-    as `sglang.srt.managers.mm_utils.wrap_shm_features`."""
+    as `sglang.srt.managers.mm_utils.wrap_shm_features`. `kept` returns the names that the fix keeps in /dev/shm from
+    one request to the next: an experiment does not take them for leftovers."""
 
     prepare: Prepare | None
     points: Sequence[int]
     hooks: Mapping[str, Hook]
+    kept: Callable[[], Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Plug:
     prepare: Prepare | None = None
     points: Sequence[int] = (1, 2)
     hooks: Mapping[str, Hook] = field(default_factory=dict)
+    kept: Callable[[], Sequence[str]] = tuple
 
 
 def as_fix(given: Fix | Prepare | None) -> Fix:

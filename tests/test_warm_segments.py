@@ -1,0 +1,234 @@
+"""Warm segments: a segment is used again when the kernel says that nobody reads it, and never before."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import os
+import pickle
+
+import pytest
+import torch
+
+from fixed.designs import WARM_SEGMENTS, segment_pool, warm_segments
+from fixed.designs import one_segment_many_names as one
+from fixed.designs.segment_pool import Pool
+from fixed.designs.shm_names import remove
+from repro.lab.lifted import Fault, run
+from repro.lab.places import SHM
+from repro.lab.releases import ALL, LAST
+from repro.lab.upstream.release import Release
+from tests.batches import CONTAINED, batch
+
+SERVED = ALL[ALL.index("0.5.11") :]  # those that can load a plugin
+
+
+@pytest.fixture(autouse=True)
+def an_empty_pool():
+    """Each test begins and ends without a segment in the design's own pool."""
+    warm_segments.POOL.drain()
+    yield
+    warm_segments.POOL.drain()
+
+
+@pytest.fixture
+def pool():
+    """A pool of this test's own, with a clock that stands still; it is emptied at the end."""
+    made = Pool(limit=100_000, most=3, idle=60.0, clock=lambda: pool_time[0])
+    pool_time[0] = 0.0
+    yield made
+    made.drain()
+
+
+pool_time = [0.0]
+
+
+def content(size: int, value: int = 7) -> torch.Tensor:
+    """So many bytes of that value."""
+    return torch.full((size,), value, dtype=torch.uint8)
+
+
+def pointer(release: str, name: str, size: int):
+    """What a consumer of that release makes of the message that names the segment: its own functions have opened it."""
+    kind = Release.of(release).mm_utils.module.ShmPointerMMData
+    sent = kind.__new__(kind)
+    vars(sent).update(shm_name=name, shape=torch.Size([size]), dtype=torch.uint8, tensor=None, _shm_handle=None)
+    sent.precomputed_hash = None
+    return pickle.loads(pickle.dumps(sent))
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("release", SERVED)
+def test_every_release_gets_every_byte_and_a_segment_is_used_again(release, ranks):
+    before = vars(warm_segments.POOL.counts).copy()
+    for n in (1, 3, 1):
+        result = run(batch(2, items=2, shape=(8, 16)), n=n, ranks=ranks, release=release, fix=WARM_SEGMENTS)
+        assert result.faults() == []
+        assert all(send.intact for send in result.sends)
+        assert len({name for send in result.sends for name in send.names}) == 4 * (n + (n > 1))
+    counts = warm_segments.POOL.counts
+    assert counts.warm > before["warm"]
+    assert counts.fresh - before["fresh"] <= segment_pool.MOST
+
+
+@pytest.mark.parametrize("release", [LAST, "0.5.13", "0.5.20", CONTAINED])
+def test_nothing_is_overwritten_under_a_slow_consumer(release, pool):
+    """Two ranks open, one leaves, one still reads; from 0.5.21 on what it reads is a copy-on-write mapping. Meanwhile
+    ten requests of the same size are sent. The slow one's bytes are looked at afterwards."""
+    name = pool.name_for(content(9000, 1))
+    fast, slow = pointer(release, name, 9000), pointer(release, name, 9000)
+    fast.materialize()
+    read = slow.tensor if release != CONTAINED else slow.materialize()
+    for value in range(2, 12):
+        later = pool.name_for(content(9000, value))
+        assert later is None or pointer(release, later, 9000).materialize().eq(value).all()
+    assert read.eq(1).all()
+    if release != CONTAINED:
+        assert slow.materialize().eq(1).all()
+
+
+@pytest.mark.parametrize("safeguard", ["only_the_base_name_is_left", "nobody_else_has_it_open"])
+def test_without_a_safeguard_it_would_be(safeguard, pool, monkeypatch):
+    """Link count and lease are both needed: with one taken out, a request that is still to be read is overwritten."""
+    monkeypatch.setattr(segment_pool, safeguard, lambda segment: True)
+    name = pool.name_for(content(9000, 1))
+    if safeguard == "only_the_base_name_is_left":  # sent, and not opened yet
+        remove_later = pool.name_for(content(9000, 2))
+        read = pointer(LAST, name, 9000).materialize()
+        remove([remove_later])
+    else:
+        fast, slow = pointer(LAST, name, 9000), pointer(LAST, name, 9000)
+        fast.materialize()
+        remove([pool.name_for(content(9000, 2))])
+        read = slow.materialize()
+    assert read.eq(2).all()
+
+
+def test_a_base_name_that_somebody_removed_is_no_free_segment(pool):
+    """Then a link count of 1 is a consumer's name."""
+    name = pool.name_for(content(9000, 1))
+    os.unlink(SHM / pool.base_names[0])
+    os.link(SHM / name, SHM / f"{name}0")
+    os.unlink(SHM / f"{name}0")
+    other = pool.name_for(content(9000, 2))
+    assert pointer(LAST, name, 9000).materialize().eq(1).all()
+    remove([other])
+
+
+def test_no_byte_of_an_earlier_request_can_be_read_through_a_later_one(pool):
+    """Other sizes, smaller and larger: the segment has exactly the size of the feature."""
+    for size, value in [(9000, 1), (30, 2), (20_000, 3), (4097, 4), (9000, 5)]:
+        pool.most = 1
+        name = pool.name_for(content(size, value))
+        path = SHM / name
+        assert path.stat().st_size == size
+        assert path.stat().st_mode & 0o777 == 0o600
+        assert path.read_bytes() == bytes([value]) * size
+        remove([name])
+    assert (pool.counts.fresh, pool.counts.resized) == (1, 4)
+
+
+def test_it_never_holds_more_than_it_says(pool):
+    names = [pool.name_for(content(30_000 + i, i)) for i in range(20)]
+    assert pool.bytes <= pool.limit
+    assert len(pool.segments) == 3
+    assert names[3:] == 17 * [None]  # all are in use
+    assert pool.name_for(content(100_001)) is None  # too large
+    remove([name for name in names if name])
+    for size in (90_000, 10, 60_000, 99_999, 1, 50_000):
+        remove([pool.name_for(content(size))])
+        assert pool.bytes == sum((SHM / name).stat().st_size for name in pool.base_names) <= pool.limit
+
+
+def test_a_quarter_of_dev_shm_is_the_most(pool, monkeypatch):
+    real = os.statvfs(SHM)
+    monkeypatch.setattr(os, "statvfs", lambda path: os.statvfs_result((4096, 4096, 8, *tuple(real)[3:])))
+    assert pool.name_for(content(8193)) is None
+    remove([pool.name_for(content(8192))])
+
+
+def test_what_is_not_used_is_given_up(pool):
+    idle, busy = pool.name_for(content(10)), pool.name_for(content(20))
+    remove([idle])
+    pool_time[0] = 61.0
+    pool.give_up_idle()
+    assert [segment.size for segment in pool.segments] == [20]
+    remove([busy])
+    pool.give_up_idle()
+    assert pool.segments == []
+
+
+def test_where_the_kernel_grants_no_leases_nothing_is_kept_and_it_says_so_once(monkeypatch, caplog):
+    monkeypatch.setattr(segment_pool, "nobody_else_has_it_open", lambda segment: False)
+    monkeypatch.setattr(warm_segments, "POOL", Pool())
+    monkeypatch.setattr(one, "said", set())
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            assert run(n=2, fix=WARM_SEGMENTS).faults() == []
+    assert len([record for record in caplog.records if "no leases" in record.message]) == 1
+    assert warm_segments.POOL.segments == []
+
+
+def test_no_room_gives_the_pool_up_and_everybody_is_answered(monkeypatch):
+    assert run(n=1, fix=WARM_SEGMENTS).faults() == []
+    assert warm_segments.POOL.segments
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(segment_pool.Segment, "fill", full)
+    assert run(n=2, fix=WARM_SEGMENTS).faults() == []
+    assert warm_segments.POOL.segments == []
+
+
+@pytest.mark.parametrize("at", [0, 2])
+@pytest.mark.parametrize("what", ["fail", "cancel", "kill"])
+def test_a_fault_leaves_no_name_but_those_that_were_sent(what, at):
+    result = run(n=3, fault=Fault(what, "send" if what == "kill" else "", send=at), fix=WARM_SEGMENTS)
+    sent = {each for send in result.sends for each in send.names if send.gone}
+    assert set(result.verdict.leftovers.segments) <= (sent if what == "kill" else set())
+    assert run(n=3, fix=WARM_SEGMENTS).faults() == []
+
+
+def test_a_forked_child_does_not_write_into_its_parents_segments(pool):
+    remove([pool.name_for(content(10))])
+    child = os.fork()
+    if child == 0:
+        os._exit(len(pool.segments))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert len(pool.segments) == 1
+
+
+def test_a_stranger_who_opens_a_base_name_does_not_kill_the_tokenizer(monkeypatch):
+    """The kernel tells the one who holds a lease by a signal: not by SIGIO, of which a process dies."""
+    child = os.fork()
+    if child == 0:
+        its, real, refused = Pool(), fcntl.fcntl, []
+
+        def watched(descriptor, command, argument):
+            if (command, argument) == (fcntl.F_SETLEASE, fcntl.F_UNLCK) and its.segments:
+                try:
+                    os.open(SHM / its.base_names[0], os.O_RDONLY | os.O_NONBLOCK)
+                except BlockingIOError:
+                    refused.append(descriptor)
+            return real(descriptor, command, argument)
+
+        monkeypatch.setattr(fcntl, "fcntl", watched)
+        for _ in range(2):
+            remove([its.name_for(content(10))])
+        its.drain()
+        os._exit(0 if len(refused) == 2 else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_the_speeds_are_those_of_one_run():
+    """How fast anything is, nobody holds: this machine is not alone. That all is measured, and told, is held."""
+    from fixed.clinic import speed
+
+    found = speed.measured(56, 2, rounds=1)
+    assert min(found.released, found.one_segment, found.cold, found.warm, found.memcpy) > 0
+    assert warm_segments.POOL.segments == []
+    _, line = speed.table([found])
+    assert line.split()[:2] == ["56", "2"]
+    assert len(line.split()) == 9
