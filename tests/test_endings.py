@@ -159,7 +159,7 @@ def program(how: list[str], **options) -> subprocess.CompletedProcess:
     """A program of its own that uses the lab, without a main guard."""
     environment = {**os.environ, "PYTHONPATH": str(machine.ROOT), **options.pop("environment", {})}
     return subprocess.run(
-        [sys.executable, *how], env=environment, capture_output=True, text=True, timeout=120, **options
+        [sys.executable, *how], env=environment, capture_output=True, encoding="utf-8", timeout=120, **options
     )
 
 
@@ -167,7 +167,7 @@ def test_a_script_without_a_main_guard_in_a_long_tmpdir_and_a_locale_without_utf
     """Sockets have no room in such a folder, so they are in /tmp; and nothing is left in either."""
     long, script = short_path / LONG, short_path / "script.py"
     long.mkdir()
-    script.write_text(f"{PROGRAM}import repro.lab.folders as f\nprint(f.where())\n")
+    script.write_text(f"{PROGRAM}import repro.lab.folders as f\nprint(f.where())\n", encoding="utf-8")
     plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     told = program([str(script)], cwd=short_path, environment={"TMPDIR": str(long), **plain})
     assert (told.stdout, told.stderr, told.returncode) == ("True\n/tmp\n", "", 0)

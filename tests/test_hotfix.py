@@ -237,9 +237,11 @@ if __name__ == "__main__":
 
 def test_in_somebodys_child_it_says_so_too(installed, tmp_path):
     """As launchers do that start a server in a process of their own; and the children of that server are silent."""
-    (tmp_path / "launcher.py").write_text(LAUNCHER)
+    (tmp_path / "launcher.py").write_text(LAUNCHER, encoding="utf-8")
     again = "import subprocess, os\nif 'AGAIN' not in os.environ:\n    os.environ['AGAIN'] = '1'\n"
-    (tmp_path / "server.py").write_text(f"{REGISTER}\n{again}    subprocess.run([sys.executable, __file__])\n")
+    (tmp_path / "server.py").write_text(
+        f"{REGISTER}\n{again}    subprocess.run([sys.executable, __file__])\n", encoding="utf-8"
+    )
     words = [tmp_path / "launcher.py", tmp_path / "server.py"]
     run = register(installed, tmp_path, "0.5.12.post1", command=words)
     assert len(run.stdout.splitlines()) == 2
@@ -288,8 +290,8 @@ def test_a_server_that_is_somebodys_child_says_so_once(installed, tmp_path, desi
     """Such as one that a trainer starts with `multiprocessing.Process(target=launch_server)`."""
     metadata = tmp_path / "sglang-0.5.12.dist-info"
     metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: sglang\nVersion: 0.5.12\n")
-    (tmp_path / "launcher.py").write_text(IN_A_CHILD.format(code=REGISTER))
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: sglang\nVersion: 0.5.12\n", encoding="utf-8")
+    (tmp_path / "launcher.py").write_text(IN_A_CHILD.format(code=REGISTER), encoding="utf-8")
     path = f"{tmp_path}:{installed}"
     run = machine.command(tmp_path / "launcher.py", PYTHONPATH=path, SGLANG_SHM_HOTFIX=design)
     assert run.returncode == status, run.stderr
