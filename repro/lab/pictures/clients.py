@@ -39,7 +39,7 @@ def clients(lanes: Sequence[Lane], *, title: str = "") -> str:
     body = [_label(step) for step in range(len(STEPS))]
     if not all(lane.whole for lane in lanes):
         y = TOP + STEP * END
-        body.append(svg.stroke(f"M{svg.EDGE} {y}H{width - svg.EDGE}", color=svg.BAD, width=2, dash="7 4"))
+        body.append(svg.stroke(f"M{svg.EDGE + 40} {y}H{width - svg.EDGE}", color=svg.BAD, width=2, dash="7 4"))
         body.append(svg.text(width - svg.EDGE, y - 8, "the server is gone", anchor="end", size=12, color=svg.BAD))
     body += [_lane(place, lane) for place, lane in enumerate(lanes)]
     return svg.document(title, text(lanes), width, height, "\n".join(body))
