@@ -130,7 +130,7 @@ def _offline(page: str) -> str:
     """Without scripts (none is needed), with links between the notebooks that lead to their pages."""
     page = re.sub(r"<script\b.*?</script>", "", page, flags=re.DOTALL)
     page = re.sub(r'href="solutions/([0-9]\w+)\.ipynb"', r'href="solution_\1.html"', page)
-    page = re.sub(r'href="(?:\.\./)?([0-9]\w+)\.ipynb"', r'href="\1.html"', page)
+    page = re.sub(r'href="(?:\.\./)?([0-9][\w.-]+)\.ipynb"', r'href="\1.html"', page)
     # what is not in the book is only named
     page = re.sub(r'<a href="[^":]+\.(?:md|py)(?:#[\w-]+)?">(.*?)</a>', r"\1", page)
     return page.replace("</head>", f"{BOOK_STYLE}</head>")

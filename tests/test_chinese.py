@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import nbformat
 import pytest
 
 from scripts import readme
@@ -16,11 +17,19 @@ CHINESE = ".zh-CN"
 PAIRS = [
     (path.with_name(path.name.replace(CHINESE, "")), path)
     for folder in (machine.ROOT, machine.ROOT / "notebooks", machine.ROOT / "docs")
-    for path in sorted(folder.glob(f"*{CHINESE}.md"))
+    for path in sorted(folder.glob(f"*{CHINESE}.*"))
 ]
 FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)]+)\)")
 NO_HAN = re.compile(r"[^\u4e00-\u9fff]*")
+
+
+def text_of(path: Path) -> str:
+    """A page as it is; of a notebook its prose, and its code in blocks."""
+    if path.suffix == ".md":
+        return path.read_text(encoding="utf-8")
+    cells = nbformat.read(path, as_version=4).cells
+    return "\n\n".join(f"```python\n{cell.source}\n```" if cell.cell_type == "code" else cell.source for cell in cells)
 
 
 def prose(page: str) -> str:
@@ -67,14 +76,15 @@ def steps(page: str) -> list[str]:
 VIEWS = [blocks, code, numbers, links, headings, tables, steps]
 
 
-def test_readme_and_the_onboarding_pack_are_there():
-    assert {"README.md", "notebooks/README.md"} <= {str(page.relative_to(machine.ROOT)) for page, _ in PAIRS}
+def test_readme_the_onboarding_pack_and_the_first_notebook_are_there():
+    begun = {"README.md", "notebooks/README.md", "notebooks/00_start_here.ipynb"}
+    assert begun <= {page.relative_to(machine.ROOT).as_posix() for page, _ in PAIRS}
 
 
 @pytest.mark.parametrize("view", VIEWS)
 @pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: str(pair[1].relative_to(machine.ROOT)))
 def test_both_have_the_same(view, pair):
-    english, chinese = (view(page.read_text(encoding="utf-8")) for page in pair)
+    english, chinese = (view(text_of(page)) for page in pair)
     if isinstance(english, Counter):
         assert (english - chinese, chinese - english) == (Counter(), Counter())
     assert english == chinese
@@ -83,14 +93,14 @@ def test_both_have_the_same(view, pair):
 @pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: str(pair[1].relative_to(machine.ROOT)))
 def test_each_leads_to_the_other_at_its_top(pair):
     for page, other in (pair, pair[::-1]):
-        top = page.read_text(encoding="utf-8").splitlines()[:4]
+        top = text_of(page).splitlines()[:4]
         assert any(f"]({other.name})" in line for line in top), page
 
 
 @pytest.mark.parametrize("page", [chinese for _, chinese in PAIRS], ids=lambda page: page.name)
 def test_a_chinese_page_leads_on_in_chinese(page):
     """Below its switch it links a Chinese page wherever there is one, files that are there, and its own headings."""
-    text = page.read_text(encoding="utf-8")
+    text = text_of(page)
     own = {
         re.sub(r"[^\w\- ]", "", head).strip().lower().replace(" ", "-") for head in re.findall(r"^#+ (.+)$", text, re.M)
     }
@@ -106,7 +116,7 @@ def test_a_chinese_page_leads_on_in_chinese(page):
 @pytest.mark.parametrize("page", [chinese for _, chinese in PAIRS], ids=lambda page: page.name)
 def test_what_is_not_code_is_chinese(page):
     """No paragraph, row or point that is longer than a name was left in English."""
-    for line in prose(re.sub(r"<!--.*?-->|`[^`\n]+`|\]\([^)]+\)", "", page.read_text(encoding="utf-8"))).splitlines():
+    for line in prose(re.sub(r"<!--.*?-->|`[^`\n]+`|\]\([^)]+\)", "", text_of(page))).splitlines():
         assert len(re.findall(r"[A-Za-z]{3,}", line)) < 7 or not NO_HAN.fullmatch(line), line
 
 

@@ -7,10 +7,12 @@ import functools
 import os
 import re
 import signal
+from pathlib import Path
 
 import nbformat
 import pytest
 from jupyter_client import KernelManager
+from nbformat import NotebookNode
 
 from repro.lab.teaching.transcript import numbered
 from repro.lab.upstream import source
@@ -20,9 +22,27 @@ from tests.browser import CHROMIUM, FLAGS, needed
 
 COLORS = """[getComputedStyle(document.body).backgroundColor,
              getComputedStyle(document.querySelector('p, li')).color]"""
-execute = functools.cache(notebooks.executed)  # once a session, for the comparison and for the book
+CHINESE = ".zh-CN"
+SKELETON = (("you need", "takes", "afterward"), ("What to remember", "Next"))
+CHINESE_SKELETON = (("你需要", "用时", "读完之后"), ("要记住的", "下一步"))
 PATHS = notebooks.paths()
 IDS = [str(path.relative_to(notebooks.FOLDER)) for path in PATHS]
+
+
+@functools.cache
+def execute(path: Path) -> NotebookNode:
+    """The notebook, executed once a session, for the comparison and for the book. A Chinese one must have the code of
+    the English one, and gets what that printed."""
+    english = path.with_name(path.name.replace(CHINESE, ""))
+    if path == english:
+        return notebooks.executed(path)
+    chinese = nbformat.read(path, as_version=4)
+    for cell, run in zip(chinese.cells, execute(english).cells, strict=True):
+        assert cell.cell_type == run.cell_type
+        if cell.cell_type == "code":
+            assert cell.source == run.source
+            cell.outputs = copy.deepcopy(run.outputs)
+    return chinese
 
 
 BOOTS = [pytest.mark.engine]  # what a notebook needs besides a long run
@@ -119,8 +139,9 @@ def test_is_tidy(path):
     sources = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
     assert sources[0].startswith("# ")
     if path.parent == notebooks.FOLDER:
-        assert all(word in sources[0].lower() for word in ("you need", "takes", "afterward"))
-        assert all(word in sources[-1] for word in ("What to remember", "Next"))
+        first, last = CHINESE_SKELETON if CHINESE in path.name else SKELETON
+        assert all(word in sources[0].lower() for word in first)
+        assert all(word in sources[-1] for word in last)
         assert text.count("<details>") >= 2
         assert sum("assert" in cell.source for cell in notebook.cells if cell.cell_type == "code") >= 3
 
