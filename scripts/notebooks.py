@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import functools
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,7 @@ from repro.lab.teaching import transcript
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "notebooks"
+CHINESE = ".zh-CN"  # in the name of a notebook
 CELL_LIMIT = 300  # seconds
 BOOK_STYLE = """
 <style>
@@ -49,9 +51,26 @@ def paths() -> list[Path]:
     return [*sorted(FOLDER.glob("[0-9]*.ipynb")), *sorted((FOLDER / "solutions").glob("*.ipynb"))]
 
 
+@functools.cache
 def executed(path: Path) -> NotebookNode:
-    """The notebook at `path`, run from clean in its own folder. Raises CellExecutionError if a cell fails that
-    should not, or does not fail that should."""
+    """The notebook at `path`, run from clean in its own folder, once. A Chinese one has the code of the English one,
+    and shows what that one printed. Raises CellExecutionError if a cell fails that should not, or does not fail that
+    should."""
+    english = path.with_name(path.name.replace(CHINESE, ""))
+    return _run(path) if path == english else translated(nbformat.read(path, as_version=4), executed(english))
+
+
+def translated(chinese: NotebookNode, run: NotebookNode) -> NotebookNode:
+    """`chinese` with the outputs of the same cells of `run`. Raises ValueError if their code differs."""
+    for cell, one in zip(chinese.cells, run.cells, strict=True):
+        if cell.cell_type == "code":
+            if cell.source != one.source:
+                raise ValueError(f"the translation has other code: {cell.source!r}, not {one.source!r}")
+            cell.outputs = copy.deepcopy(one.outputs)
+    return chinese
+
+
+def _run(path: Path) -> NotebookNode:
     notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:
         if cell.cell_type == "code":
@@ -130,7 +149,7 @@ def _offline(page: str) -> str:
     """Without scripts (none is needed), with links between the notebooks that lead to their pages."""
     page = re.sub(r"<script\b.*?</script>", "", page, flags=re.DOTALL)
     page = re.sub(r'href="solutions/([0-9]\w+)\.ipynb"', r'href="solution_\1.html"', page)
-    page = re.sub(r'href="(?:\.\./)?([0-9]\w+)\.ipynb"', r'href="\1.html"', page)
+    page = re.sub(r'href="(?:\.\./)?([0-9][\w.-]+)\.ipynb"', r'href="\1.html"', page)
     # what is not in the book is only named
     page = re.sub(r'<a href="[^":]+\.(?:md|py)(?:#[\w-]+)?">(.*?)</a>', r"\1", page)
     return page.replace("</head>", f"{BOOK_STYLE}</head>")
@@ -161,7 +180,7 @@ def main() -> None:
     for path in paths():
         if not options.only or path.name.startswith(tuple(options.only)):
             print(path.name, flush=True)
-            nbformat.write(kept(executed(path)), path)
+            nbformat.write(kept(copy.deepcopy(executed(path))), path)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ A block stands between `<!-- output of COMMAND -->` and `<!-- end -->`.
 
 from __future__ import annotations
 
+import functools
 import re
 import subprocess
 import sys
@@ -33,8 +34,9 @@ def refreshed(readme: str, only: str = "") -> str:
     return BLOCK.sub(now, readme)
 
 
+@functools.cache
 def output_of(command: str) -> str:
-    """What `command`, a script or module with its arguments, prints when this Python runs it."""
+    """What `command`, a script or module with its arguments, prints when this Python runs it: one run for all pages."""
     words = command.removeprefix("python ").split()
     print(f"running {command} ...", file=sys.stderr)
     run = subprocess.run(
@@ -44,8 +46,8 @@ def output_of(command: str) -> str:
 
 
 def pages() -> list[Path]:
-    """README.md and the pages in docs."""
-    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    """README.md, README in Chinese, and the pages in docs."""
+    return [*sorted(ROOT.glob("README*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def main() -> None:
