@@ -10,7 +10,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from scripts import readme
+from scripts import notebooks, readme
 from tests import machine
 
 CHINESE = ".zh-CN"
@@ -21,6 +21,7 @@ PAIRS = [
 ]
 FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)]+)\)")
+WORDS = dict(zip("three four five six seven eight ninth ten".split(), "三四五六七八九十", strict=True))
 NO_HAN = re.compile(r"[^\u4e00-\u9fff]*")
 
 
@@ -47,10 +48,20 @@ def code(page: str) -> Counter[str]:
     return Counter(re.findall(r"`([^`\n]+)`", prose(page)))
 
 
+def sentences(page: str) -> str:
+    """The prose without code, comments, and the targets of links."""
+    return LINK.sub("]", re.sub(r"`[^`\n]+`|<!--.*?-->", "", prose(page)))
+
+
 def numbers(page: str) -> Counter[str]:
     """The numbers in the sentences. Releases and issues are among them."""
-    told = LINK.sub("]", re.sub(r"`[^`\n]+`", "", prose(page)))
-    return Counter(re.findall(r"\d+(?:[.,]\d+)*(?:\.post\d+)?", told))
+    return Counter(re.findall(r"\d+(?:[.,]\d+)*(?:\.post\d+)?", sentences(page)))
+
+
+def counts(page: str) -> Counter[str]:
+    """The numbers from three to ten that are words, as Chinese ones."""
+    words = re.findall(rf"\b(?:{'|'.join(WORDS)})\b|[{''.join(WORDS.values())}]", sentences(page).lower())
+    return Counter(WORDS.get(word, word) for word in words)
 
 
 def links(page: str) -> Counter[str]:
@@ -73,7 +84,7 @@ def steps(page: str) -> list[str]:
     return re.findall(r"^(\d+\.|\*) ", prose(page), re.MULTILINE)
 
 
-VIEWS = [blocks, code, numbers, links, headings, tables, steps]
+VIEWS = [blocks, code, numbers, counts, links, headings, tables, steps]
 
 
 def test_readme_the_onboarding_pack_and_the_first_notebook_are_there():
@@ -132,6 +143,7 @@ def _stale(text: str) -> str:
         (code, lambda text: text.replace("`make lab`", "`make lap`")),
         (numbers, lambda text: text.replace("0.5.12.post1", "0.5.12")),
         (numbers, lambda text: text.replace("5.3 GB", "5,3 GB")),
+        (counts, lambda text: text.replace("七个变异体", "八个变异体")),
         (links, lambda text: text.replace("(docs/proofs.md)", "(docs/lab.md)")),
         (headings, lambda text: text.replace("\n## ", "\n### ", 1)),
         (tables, lambda text: text.replace("| [00 ", "[00 ")),
@@ -142,6 +154,12 @@ def test_a_change_on_one_side_is_noticed(view: Callable, change: Callable[[str],
     text = (machine.ROOT / "README.zh-CN.md").read_text(encoding="utf-8")
     assert change(text) != text
     assert view(change(text)) != view(text)
+
+
+@pytest.mark.parametrize("pair", [pair for pair in PAIRS if pair[0].suffix == ".ipynb"], ids=lambda pair: pair[1].name)
+def test_a_chinese_notebook_keeps_what_the_english_one_printed(pair):
+    english, chinese = (notebooks.compared(nbformat.read(path, as_version=4)) for path in pair)
+    assert chinese == english
 
 
 def test_one_run_of_a_command_is_for_both_languages(monkeypatch, tmp_path):

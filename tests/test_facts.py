@@ -71,6 +71,8 @@ def test_a_command_exists_and_knows_its_options(command):
     known = usage(*program)
     for option in re.findall(r"--[a-z][\w-]*", " ".join(words[len(program) :])):
         assert option in known, option
+    if words != program:
+        usage(*words)  # the values are accepted, too
 
 
 @functools.cache
@@ -92,6 +94,7 @@ def test_a_test_that_is_evidence_exists(file, name):
     "row", [row for row in TEXT.splitlines() if row.startswith("| ") and "---" not in row], ids=lambda row: row[:40]
 )
 def test_every_fact_has_its_evidence(row):
-    """A command, a test, a source, or a measurement; the head of a table says `evidence`, or has columns of figures."""
+    """A command, a test, a source, a report, or a measurement; the head of a table says `evidence`, or has columns of
+    figures."""
     priced = re.search(r"\bMB \|$|peak in", row)
-    assert re.search(r"python |tests/|source: |measured|\| evidence \|$", row) or priced, row
+    assert re.search(r"python |tests/|source: |reported: |measured|\| evidence \|$", row) or priced, row
