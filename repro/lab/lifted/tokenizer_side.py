@@ -209,6 +209,7 @@ class Tokenizer:
         self._watch_for_death(manager)
         self.task = asyncio.current_task()
         self.loop = asyncio.get_running_loop()
+        self.loop.set_exception_handler(_keep_quiet)
         try:
             async for answers in manager._handle_batch_request(*arguments):
                 self.answers = answers
@@ -251,6 +252,11 @@ class Tokenizer:
 
         for process in [] if self.turnstile else self.schedulers.processes:  # there, its holder says so
             loop.add_reader(process.sentinel, died, process)
+
+
+def _keep_quiet(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """For the loop's complaints of errors that nobody awaits: `Tokenizer.error` has what matters. A complaint would be
+    formatted while garbage is collected, in the middle of anything; within `ast.parse`, that breaks CPython 3.11."""
 
 
 class _Outbox:
