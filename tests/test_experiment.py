@@ -46,10 +46,12 @@ def test_a_consumer_that_never_answers_is_a_hang():
 @pytest.mark.long
 def test_a_small_shm_kills_upstreams_fix_with_sigbus():
     try:
-        slow = ["--ranks", "2", "--late", "0.3"]  # consumers that take their time, so that segments pile up
-        arguments = ["--n", "8", "--items", "40", "--fix", "fixed.detach:detach", *slow]
+        arguments = ["--n", "8", "--items", "40", "--fix", "fixed.detach:detach"]
+        slow = ["--ranks", "2", "--late", "2"]  # consumers that take their time, so that segments pile up
         with ThreadPoolExecutor(2) as two:
-            little, enough = two.map(lambda mebibytes: small_shm.lab(arguments, mebibytes=mebibytes), (24, 256))
+            dying = two.submit(small_shm.lab, [*arguments, *slow], mebibytes=24)
+            enough = small_shm.lab(arguments, mebibytes=256)
+            little = dying.result()
         assert little.error == "tokenizer killed by SIGBUS"
         assert enough.outcome == "survived"
     except Refused as refusal:

@@ -34,7 +34,7 @@ KILL = "sglang.srt.utils.common.kill_process_tree"
 ALL = (AS_RELEASED, *DESIGNS, *MUTANTS)
 LIMIT = 300.0  # seconds
 MEBIBYTES, SIZE, N = 64, 1120, 8  # Docker's default, and samples of one image of 30 MB
-SLOW = ["--ranks", "2", "--late", "0.1"]  # consumers that take their time, as a real one does: segments pile up
+SLOW = ["--ranks", "2", "--late", "0.3"]  # consumers that take their time, as a real one does: segments pile up
 
 
 def leaked(ending: str, designs: Sequence[Design] = ALL) -> dict[str, int]:
