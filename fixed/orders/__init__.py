@@ -3,6 +3,7 @@ tries all of them, with at most one fault at any moment.
 
 protocols    the designs, as programs of system calls
 machine      tokenizer, ranks, tracker and sglang's tree kill: which call may come next
+pool_machine the same for a design that uses its segments again: several requests, and a pool
 explorer     every order of them, what is wrong in some, and the shortest such order
 lanes        an order as lanes, as text and as SVG
 covering     orders that together take every step of a machine

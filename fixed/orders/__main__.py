@@ -11,19 +11,21 @@ from fixed.designs import DESIGNS, ONE_SEGMENT
 from fixed.mutants import AS_RELEASED
 from fixed.orders import lanes
 from fixed.orders.explorer import Explored, explore
-from fixed.orders.machine import FAULTS, Machine
-from fixed.orders.protocols import MANY_NAMES, PROTOCOLS
+from fixed.orders.machine import Machine
+from fixed.orders.pool_machine import PoolMachine
+from fixed.orders.protocols import PROTOCOLS, RIGHT, Protocol
 from repro.lab.refused import Refused
 from repro.lab.terminal import OneLineParser, aligned, command, count
 from repro.lab.upstream.source import INSTALLED
 
 LARGEST = 4  # samples, and ranks
+LARGEST_POOL = (1, 1), (1, 2), (1, 3), (2, 1), (2, 2)  # where there are several requests
 HEADS = ("protocol", "n", "ranks", "states", "transitions", "orders", "segments", "seconds", "verdict")
 
 
 @command
 def main(words: Sequence[str] | None = None) -> int:
-    """0: of all protocols, `many names` alone is right, as it should be. 1: not so. 2: bad usage."""
+    """0: of all protocols, those of RIGHT are right, and no other. 1: not so. 2: bad usage."""
     try:
         arguments = parse(words)
         if arguments.forced is not None:
@@ -35,7 +37,7 @@ def main(words: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     print(json.dumps([as_dict(each) for each in found], indent=2) if arguments.json else "\n".join(told(found)))
-    return int(any(each.right is not (each.protocol is MANY_NAMES) for each in found))
+    return int(any(each.right is not (each.protocol in RIGHT) for each in found))
 
 
 def for_real(arguments: Namespace) -> int:
@@ -50,7 +52,7 @@ def for_real(arguments: Namespace) -> int:
     (n, *more), (ranks, *others) = arguments.n or [2], arguments.ranks or [2]
     if more or others or n == 1:
         raise Refused("for real, there is one n of 2 or more, and one number of ranks", "give --n 2 --ranks 2")
-    machine = Machine(protocol, n, ranks, _faults(arguments))
+    machine = Machine(protocol, n, ranks, Machine.knows if arguments.fault is None else _faults(arguments))
     done = force(machine, design, INSTALLED, most=arguments.forced or None, seed=arguments.seed)
     if arguments.json:
         print(json.dumps(vars(done), indent=2))
@@ -62,18 +64,31 @@ def for_real(arguments: Namespace) -> int:
 
 
 def explored(arguments: Namespace) -> list[Explored]:
-    """What was asked for; if nothing was, each protocol once, and the right one with up to four samples and ranks."""
+    """What was asked for; if nothing was, each protocol once, and those that are right with more samples and ranks."""
     faults = _faults(arguments)
-    ns, ranks = arguments.n or [2], arguments.ranks or [2]
     chosen = [protocol for protocol in PROTOCOLS if arguments.protocol in (None, protocol.name, *protocol.designs)]
     if not chosen:
         known = [name for protocol in PROTOCOLS for name in (protocol.name, *protocol.designs)]
         raise Refused(f"no protocol {arguments.protocol!r}", f"give one of: {', '.join(known)}")
-    found = [explore(protocol, n, rank, faults) for protocol in chosen for n in ns for rank in ranks]
-    if not (arguments.n or arguments.ranks or arguments.protocol):
-        scales = [(n, rank) for n in range(1, LARGEST + 1) for rank in range(1, LARGEST + 1) if (n, rank) != (2, 2)]
-        found += [explore(MANY_NAMES, n, rank, faults) for n, rank in scales]
+    found = []
+    for protocol in chosen:
+        once = _usual_n(protocol), 2
+        scales = [(n, rank) for n in arguments.n or once[:1] for rank in arguments.ranks or once[1:]]
+        if protocol in RIGHT and not (arguments.n or arguments.ranks or arguments.protocol):
+            scales += [scale for scale in _scales(protocol) if scale != once]
+        found += [explore(protocol, n, rank, faults) for n, rank in scales]
     return found
+
+
+def _usual_n(protocol: Protocol) -> int:
+    """Where there is a pool, one sample is enough to go wrong: there are other requests."""
+    return 1 if protocol.pool else 2
+
+
+def _scales(protocol: Protocol) -> list[tuple[int, int]]:
+    if protocol.pool:
+        return [(n, ranks) for n, ranks in LARGEST_POOL if ranks < 3 or not protocol.pool.maps]
+    return [(n, ranks) for n in range(1, LARGEST + 1) for ranks in range(1, LARGEST + 1)]
 
 
 def told(found: Sequence[Explored]) -> Iterator[str]:
@@ -103,9 +118,10 @@ def as_dict(explored: Explored) -> dict[str, object]:
     return {"protocol": explored.protocol.name, "designs": list(explored.protocol.designs), **told, "wrong": acts}
 
 
-def _faults(arguments: Namespace) -> list[str]:
+def _faults(arguments: Namespace) -> list[str] | None:
+    """None means all that a machine knows."""
     if arguments.fault is None:
-        return list(FAULTS)
+        return None
     return [] if arguments.fault == ["none"] else arguments.fault
 
 
@@ -118,10 +134,12 @@ def parse(words: Sequence[str] | None) -> Namespace:
     parser = OneLineParser(prog="python -m fixed.orders", description=__doc__)
     parser.add_argument("--protocol", help="one protocol, by its name or by a design's (default: all)")
     parser.add_argument(
-        "--n", type=count, nargs="+", help="how many samples (default: 2, and 1 to 4 for the right one)"
+        "--n", type=count, nargs="+", help="how many samples (default: 2, or 1; more for those that are right)"
     )
     parser.add_argument("--ranks", type=count, nargs="+", help="how many tensor-parallel ranks (default: likewise)")
-    parser.add_argument("--fault", nargs="+", help=f"none, or some of: {', '.join(map(repr, FAULTS))} (default: all)")
+    parser.add_argument(
+        "--fault", nargs="+", help=f"none, or some of: {', '.join(map(repr, PoolMachine.knows))} (default: all)"
+    )
     parser.add_argument(
         "--forced", type=count, nargs="?", const=0, metavar="ORDERS", help="run orders for real, all steps or so many"
     )

@@ -7,15 +7,16 @@ order. The orders are counted afterwards, from the last states back, without wal
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from fixed.orders.machine import FAULTS, NO_NAME, NO_PIXELS, NONE, Act, Machine, State
+from fixed.orders.machine import NO_NAME, NO_PIXELS, NONE, Act, Machine, State
+from fixed.orders.pool_machine import PoolMachine
 from fixed.orders.protocols import Protocol
 from repro.lab.refused import Refused
 
-AFTER = {NONE: "", **{code: f" after: {name}" for name, code in FAULTS.items()}}
-NAMES = {code: name for name, code in FAULTS.items()}
+AFTER = {NONE: "", **{code: f" after: {name}" for name, code in PoolMachine.knows.items()}}
+NAMES = {code: name for name, code in PoolMachine.knows.items()}
 CANNOT_OPEN, OTHER_PIXELS, STUCK, LEFT = (
     "a consumer cannot open",
     "a consumer reads other pixels",
@@ -30,7 +31,8 @@ MOST = 1_000_000  # states: half a minute, and a gigabyte
 class Explored:
     """What came of it. `orders` is how many orders the model has from the first call to the last; `wrong` says, for
     each kind of wrong, the shortest order that leads there; `left` after which faults names stay, as the design's
-    document says; `peak` how many segments had a name at a time."""
+    document says; `peak` how many segments had a name at a time; `labels` what the sends are called, if it is not as
+    usual."""
 
     protocol: Protocol
     n: int
@@ -43,6 +45,7 @@ class Explored:
     seconds: float = 0.0
     wrong: dict[str, list[Act]] = field(default_factory=dict)
     left: list[str] = field(default_factory=list)
+    labels: Sequence[str] = ()
 
     @property
     def right(self) -> bool:
@@ -60,12 +63,19 @@ class Explored:
         return self.wrong.get(self.verdict, [])
 
 
-def explore(protocol: Protocol, n: int = 2, ranks: int = 2, faults: Iterable[str] = tuple(FAULTS)) -> Explored:
-    """Go through every order. Raises Refused for a fault that is none, and where there are too many states."""
-    faults = tuple(faults)
+def machine_of(protocol: Protocol) -> type[Machine] | type[PoolMachine]:
+    """The machine that runs such a protocol."""
+    return PoolMachine if protocol.pool else Machine
+
+
+def explore(protocol: Protocol, n: int = 2, ranks: int = 2, faults: Iterable[str] | None = None) -> Explored:
+    """Go through every order, with the faults of these names, or with all that the machine knows. Raises Refused for a
+    fault that is none, and where there are too many states."""
+    kind = machine_of(protocol)
+    faults = tuple(kind.knows if faults is None else faults)
     began = time.perf_counter()
-    machine = Machine(protocol, n, ranks, faults)
-    explored = Explored(protocol, n, ranks, faults)
+    machine = kind(protocol, n, ranks, faults)
+    explored = Explored(protocol, n, ranks, faults, labels=machine.labels)
     came_from: dict[State, tuple[State, Act] | None] = {machine.initial: None}
     following: dict[State, list[State]] = {}
     order = [machine.initial]
@@ -88,7 +98,7 @@ def explore(protocol: Protocol, n: int = 2, ranks: int = 2, faults: Iterable[str
     return explored
 
 
-def _judge(explored: Explored, machine: Machine, state: State, came_from: dict) -> None:
+def _judge(explored: Explored, machine: Machine | PoolMachine, state: State, came_from: dict) -> None:
     """Enter what is wrong with a last state, if it is the first of its kind."""
     place, names, _, fault, *_ = state
     kind = ""

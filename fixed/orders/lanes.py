@@ -30,8 +30,8 @@ class Line:
         return any(words in self.words for words in BAD_ACTS)
 
 
-def lines(order: Sequence[Act], n: int = 2) -> list[Line]:
-    """A line for each act; at last, a line that names what is left."""
+def lines(order: Sequence[Act], n: int = 2, labels: Sequence[str] = ()) -> list[Line]:
+    """A line for each act; at last, a line that names what is left. `labels` are what the sends are called."""
     names: set[int] = set()
     found = []
     for act in order:
@@ -40,7 +40,7 @@ def lines(order: Sequence[Act], n: int = 2) -> list[Line]:
         if act.what == "unlink":
             names.discard(act.name)
         lane = act.who if act.who == TOKENIZER or act.who.startswith("rank ") else "others"
-        words = _words(act, n) if lane != "others" else f"{act.who}: {_words(act, n)}"
+        words = _words(act, n, labels) if lane != "others" else f"{act.who}: {_words(act, n, labels)}"
         found.append(Line(lane, words, frozenset(names), act.name))
     return found
 
@@ -55,7 +55,7 @@ def told(explored: Explored) -> Iterator[str]:
 
 def as_text(explored: Explored) -> Iterator[str]:
     """The shortest order that is wrong, as lines of text; nothing if none is."""
-    found = lines(explored.shortest, explored.n)
+    found = lines(explored.shortest, explored.n, explored.labels)
     lanes, count = _lanes(found), _count(found)
     if not found:
         return
@@ -71,7 +71,7 @@ def as_text(explored: Explored) -> Iterator[str]:
 
 def as_svg(explored: Explored) -> str:
     """The same as an SVG document."""
-    found = lines(explored.shortest, explored.n)
+    found = lines(explored.shortest, explored.n, explored.labels)
     title = f"{explored.protocol.name}: {explored.verdict}"
     if not found:
         return document(title, title, 400, 10, "")
@@ -131,11 +131,20 @@ def _count(found: Sequence[Line]) -> int:
     return max((max([line.name, *line.names], default=-1) + 1 for line in found), default=0)
 
 
-def _words(act: Act, n: int) -> str:
+def _words(act: Act, n: int, labels: Sequence[str]) -> str:
     """`send name 3 (warm-up)`: names are counted from 1, as in the other pictures."""
     named = f" name {act.name + 1}" if act.name >= 0 else ""
-    of = "" if act.send < 0 else f" ({'request' if n == 1 else f'sample {act.send}' if act.send else 'warm-up'})"
+    of = f" ({_label(act.send, n, labels)})" if act.send >= 0 else ""
     what, _, fails = act.what.partition(" fails")
-    if act.what in ("open fails", "send fails"):
+    if act.what in ("open fails", "send fails", "link fails"):
         return f"{what}{named}{of} fails{fails}"
+    if what.startswith("asks "):
+        question, _, answer = what.partition(": ")
+        return f"{question}:{named}{answer and f' {answer}'}"
     return f"{act.what}{named}{of}"
+
+
+def _label(send: int, n: int, labels: Sequence[str]) -> str:
+    if labels:
+        return labels[send]
+    return "request" if n == 1 else f"sample {send}" if send else "warm-up"

@@ -7,7 +7,7 @@ name 0 holds; and then, for each rank, how far it is: so many sends done, and th
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from fixed.orders.protocols import Protocol, Step, sends_of
@@ -45,6 +45,9 @@ class Act(NamedTuple):
 class Machine:
     """A protocol with n samples and so many ranks; `faults` are those of FAULTS that may come, at most one a run.
     Raises Refused for a fault that is none."""
+
+    knows: Mapping[str, int] = FAULTS
+    labels: Sequence[str] = ()  # what the sends are called, where it is not `warm-up` and `sample 1`
 
     def __init__(self, protocol: Protocol, n: int, ranks: int, faults: Iterable[str] = ()) -> None:
         self.protocol, self.n, self.ranks = protocol, n, ranks

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 What = Literal["register", "create", "link", "send", "await", "unlink", "rewrite"]
 
@@ -59,6 +59,27 @@ def rewrite(number: int) -> Step:
 Program = Sequence[Step]
 
 
+LEASE, NO_MAPPINGS = "for a lease", "who has it open"
+ONLY_BASE_NAME, LINK_COUNT, BASE_NAME = "for its only name", "the link count", "for its base name"
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A pool of so many `segments`, each under a base name. Before a segment is written again, the tokenizer `asks`
+    these questions in turn; the first `no` means another segment. `later` requests come after the one with n samples.
+    `maps`: a consumer keeps a copy-on-write mapping until its request ends (sglang 0.5.21 on), and copies nothing.
+
+    ONLY_BASE_NAME: the base name leads to it, and the link count is 1; LINK_COUNT and BASE_NAME are a half of that
+    each. LEASE: the kernel grants a write lease, for nobody else has it open or mapped. NO_MAPPINGS: the same, if the
+    kernel counted open descriptors only.
+    """
+
+    segments: int = 1
+    asks: Sequence[str] = (ONLY_BASE_NAME, LEASE)
+    later: int = 2
+    maps: bool = False
+
+
 @dataclass(frozen=True)
 class Protocol:
     """A protocol of one design, or of several. `program(n)` is what the tokenizer does for a request with n samples.
@@ -66,7 +87,8 @@ class Protocol:
     `gives_back`: when a send fails or the client goes away, the tokenizer removes the names that no consumer was sent.
     `tidies`: before sglang kills its process tree, the tokenizer removes its names. `consumer_unlinks`: the scheduler
     unlinks what it is sent. `barrier`: all ranks have opened a name before one unlinks it. `leaves` are the faults
-    after which names stay, as the design's own document says. `designs` are the designs whose protocol it is.
+    after which names stay, as the design's own document says. `designs` are the designs whose protocol it is. With a
+    `pool` there are several requests, and no program (`pool_machine`).
     """
 
     name: str
@@ -77,6 +99,7 @@ class Protocol:
     barrier: bool = True
     leaves: Sequence[str] = ()
     designs: Sequence[str] = ()
+    pool: Pool | None = None
 
 
 def sends_of(n: int) -> int:
@@ -149,4 +172,25 @@ MANY_NAMES = Protocol("many names", many_names, **CAREFUL, designs=["one_segment
 REGISTERED_LATE = Protocol("many names, registered late", many_names_registered_late, **CAREFUL)
 NO_BARRIER = Protocol("many names, no barrier", many_names, barrier=False, **CAREFUL)
 REUSED = Protocol("reused by link count", reused_by_link_count, **CAREFUL)
-PROTOCOLS = (AS_RELEASED, SEGMENT_A_SEND, OWNER_TABLE, REUSED, NO_BARRIER, REGISTERED_LATE, MANY_NAMES)
+
+
+def warm_segments(name: str, *asks: str, designs: Sequence[str] = (), **more: Any) -> Protocol:
+    """A pool whose segments are used again when the answers to these questions allow it."""
+    return Protocol(f"warm segments{name}", as_released, **CAREFUL, designs=designs, pool=Pool(asks=asks, **more))
+
+
+MAPS = dict(maps=True, later=1)  # with the mappings there are many more states
+WARM = warm_segments("", ONLY_BASE_NAME, LEASE, designs=["warm_segments"])
+WARM_MAPPED = warm_segments(", mapped", ONLY_BASE_NAME, LEASE, **MAPS)
+WITHOUT_A_SAFEGUARD = (
+    warm_segments(", no lease", ONLY_BASE_NAME),
+    warm_segments(", no link count", BASE_NAME, LEASE),
+    warm_segments(", no base name", LINK_COUNT, LEASE),
+    warm_segments(", lease first", LEASE, ONLY_BASE_NAME),
+    warm_segments(", maps unseen", ONLY_BASE_NAME, NO_MAPPINGS, **MAPS),
+)
+RIGHT = (MANY_NAMES, WARM, WARM_MAPPED)
+PROTOCOLS = (
+    *(AS_RELEASED, SEGMENT_A_SEND, OWNER_TABLE, REUSED, NO_BARRIER, REGISTERED_LATE, MANY_NAMES),
+    *(*WITHOUT_A_SAFEGUARD, WARM, WARM_MAPPED),
+)
