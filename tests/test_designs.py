@@ -6,12 +6,15 @@ import ast
 import inspect
 import sys
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
-from fixed.clinic.battery import Health, examine, expected, judge
-from fixed.designs import COPIES, DESIGNS, ONE_SEGMENT, PURE_WRAP, REFERENCE_COUNT, SEGMENT_PER_PICKLE
+from fixed.clinic.battery import Health, every_order, examine, expected, judge
+from fixed.designs import COPIES, DESIGNS, ONE_SEGMENT, PURE_WRAP, REFERENCE_COUNT, SEGMENT_PER_PICKLE, WARM_SEGMENTS
 from fixed.mutants import AS_RELEASED, MUTANTS
+from fixed.orders import explore
+from fixed.orders.protocols import REUSED
 from repro.lab.lifted import run
 from repro.lab.releases import FIXED
 from tests import machine
@@ -63,6 +66,20 @@ def test_the_battery_catches_what_does_not_crash():
     judge(health, result)
     assert not health.correct
     assert len(health.wrong) == 2
+
+
+def test_every_order_is_a_judge_of_its_own():
+    """Its runs are right, and one order in millions is not: the design is not right."""
+    reused = replace(ONE_SEGMENT, name="reused")
+    assert examine(ONE_SEGMENT).orders == "right"
+    assert examine(reused).explored is None
+    health = Health(explored=explore(REUSED))
+    assert health.orders == "a consumer reads other pixels"
+    assert not health.correct
+    leaves = every_order(COPIES)
+    assert leaves.verdict == "names are left after: failed send"
+    assert Health(explored=leaves).correct
+    assert every_order(WARM_SEGMENTS).right
 
 
 def test_upstreams_fix_leaks_where_the_linked_one_does_not():

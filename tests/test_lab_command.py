@@ -24,6 +24,12 @@ def test_one_experiment_from_a_shell():
     assert len(verdict["sends"]) == 3
 
 
+def test_warm_segments_from_a_shell():
+    told = machine.command("-m", "fixed.lab", "--n", 2, "--fix", "warm_segments", "--json")
+    assert told.returncode == 0, told.stderr
+    assert json.loads(told.stdout)["outcome"] == "survived"
+
+
 def test_a_fix_from_a_shell():
     told = machine.command("-m", "fixed.lab", "--n", 3, "--fix", "detach", "--events")
     assert told.returncode == 0

@@ -1,4 +1,8 @@
-"""Is it right, and does it clean up? One battery for every design and every mutant."""
+"""Is it right, and does it clean up? One battery for every design and every mutant.
+
+Two judges look at runs: the lab's verdict, and who sent what. A run shows one order of events. So there is a third
+judge for designs that have a protocol (`fixed.orders`): it looks at every order.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from fixed.designs import Design
+from fixed.orders import Explored, explore
+from fixed.orders.protocols import of_design
 from repro.lab.lifted import Fault, Run, make_request, run
 from repro.lab.lifted.request import FEATURES
 from repro.lab.upstream.source import INSTALLED
@@ -19,25 +25,33 @@ SHAPE = (8, 16)  # the battery asks what is right, not what it costs
 class Health:
     """What came of the battery. `crashed` is the error of which the scheduler died; `wrong` says, a line each, what was
     not right where it did not; `mutates` whether the source requests lost their features, `shares` whether a name was
-    sent twice (harmless only where no consumer unlinks it); `leaked` counts the names left, by situation."""
+    sent twice (harmless only where no consumer unlinks it); `leaked` counts the names left, by situation. `explored` is
+    what came of every order of events; None where the design has no protocol."""
 
     crashed: str | None = None
     wrong: list[str] = field(default_factory=list)
     mutates: bool = False
     shares: bool = False
     leaked: dict[str, int] = field(default_factory=dict)
+    explored: Explored | None = None
 
     @property
     def correct(self) -> bool:
-        """Every sample answered, in order, with the right bytes; every name unlinked exactly once."""
-        return not self.crashed and not self.wrong
+        """Every sample answered, in order, with the right bytes; every name unlinked exactly once. Where the design
+        was explored, everybody is served in every order."""
+        return not self.crashed and not self.wrong and (self.explored is None or self.explored.serves)
+
+    @property
+    def orders(self) -> str | None:
+        """The verdict on every order of events."""
+        return self.explored and self.explored.verdict
 
 
 def examine(design: Design, release: str = INSTALLED) -> Health:
     """The health of a design: every kind of feature, several prompts with several items, two tensor-parallel ranks;
-    then a send that fails and a client that goes away, early and late. Raises Refused if it does not plug in
-    there."""
-    health = Health(leaked={"success": 0, "failed send": 0, "client gone": 0})
+    then a send that fails and a client that goes away, early and late; and every order of events. Raises Refused if it
+    does not plug in there."""
+    health = Health(leaked={"success": 0, "failed send": 0, "client gone": 0}, explored=every_order(design))
     for fields in [{"feature": feature} for feature in FEATURES] + [{"ranks": 2}]:
         judge(health, _run(design, release, **fields))
         if health.crashed:
@@ -46,6 +60,12 @@ def examine(design: Design, release: str = INSTALLED) -> Health:
         health.leaked["failed send"] += _left(_run(design, release, fault=Fault("fail", send=at)))
         health.leaked["client gone"] += _left(_run(design, release, fault=Fault("cancel", send=at)))
     return health
+
+
+def every_order(design: Design) -> Explored | None:
+    """What comes of the design in every order of events, with a fault at any moment; None if it has no protocol."""
+    protocol = of_design(design.name)
+    return protocol and explore(protocol, protocol.usual_n)
 
 
 def _run(design: Design, release: str, feature: str = "tensor", **fields: object) -> Run:

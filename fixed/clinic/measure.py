@@ -47,6 +47,7 @@ class Row:
             "leaks": health.leaked,
             "mutates": health.mutates,
             "wrong": health.wrong,
+            "orders": health.orders,
             "owner": self.design.owner,
             "small_shm": self.small_shm,
             "lines": self.lines,

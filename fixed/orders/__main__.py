@@ -13,7 +13,7 @@ from fixed.orders import lanes
 from fixed.orders.explorer import Explored, explore
 from fixed.orders.machine import Machine
 from fixed.orders.pool_machine import PoolMachine
-from fixed.orders.protocols import PROTOCOLS, RIGHT, Protocol
+from fixed.orders.protocols import PROTOCOLS, RIGHT, Protocol, of_design
 from repro.lab.refused import Refused
 from repro.lab.terminal import OneLineParser, aligned, command, count
 from repro.lab.upstream.source import INSTALLED
@@ -46,7 +46,7 @@ def for_real(arguments: Namespace) -> int:
 
     name = arguments.protocol or ONE_SEGMENT.name
     design = {each.name: each for each in (AS_RELEASED, *DESIGNS)}.get(name)
-    protocol = next((each for each in PROTOCOLS if name in each.designs), None)
+    protocol = of_design(name)
     if design is None or not protocol.consumer_unlinks:
         raise Refused(f"{name!r} cannot be run for real", f"give --protocol {ONE_SEGMENT.name}, or another design")
     (n, *more), (ranks, *others) = arguments.n or [2], arguments.ranks or [2]
@@ -72,17 +72,12 @@ def explored(arguments: Namespace) -> list[Explored]:
         raise Refused(f"no protocol {arguments.protocol!r}", f"give one of: {', '.join(known)}")
     found = []
     for protocol in chosen:
-        once = _usual_n(protocol), 2
+        once = protocol.usual_n, 2
         scales = [(n, rank) for n in arguments.n or once[:1] for rank in arguments.ranks or once[1:]]
         if protocol in RIGHT and not (arguments.n or arguments.ranks or arguments.protocol):
             scales += [scale for scale in _scales(protocol) if scale != once]
         found += [explore(protocol, n, rank, faults) for n, rank in scales]
     return found
-
-
-def _usual_n(protocol: Protocol) -> int:
-    """Where there is a pool, one sample is enough to go wrong: there are other requests."""
-    return 1 if protocol.pool else 2
 
 
 def _scales(protocol: Protocol) -> list[tuple[int, int]]:

@@ -53,6 +53,12 @@ class Explored:
         return not self.wrong
 
     @property
+    def serves(self) -> bool:
+        """Whether everybody is served in every order: each consumer opens its name and reads its own pixels, and
+        nobody waits for ever. Names may be left."""
+        return self.verdict == "right" or self.verdict.startswith(LEFT)
+
+    @property
     def verdict(self) -> str:
         """`right`, or the worst that is wrong."""
         return min(self.wrong, key=KINDS.index, default="right")

@@ -101,6 +101,11 @@ class Protocol:
     designs: Sequence[str] = ()
     pool: Pool | None = None
 
+    @property
+    def usual_n(self) -> int:
+        """So many samples are enough to go wrong. Where there is a pool, there are other requests: one is enough."""
+        return 1 if self.pool else 2
+
 
 def sends_of(n: int) -> int:
     """How many sends a request with n samples has: the warm-up, and a send for each sample; one send if n = 1."""
@@ -194,3 +199,8 @@ PROTOCOLS = (
     *(AS_RELEASED, SEGMENT_A_SEND, OWNER_TABLE, REUSED, NO_BARRIER, REGISTERED_LATE, MANY_NAMES),
     *(*WITHOUT_A_SAFEGUARD, WARM, WARM_MAPPED),
 )
+
+
+def of_design(name: str) -> Protocol | None:
+    """The protocol of the design of that name; None if it has none."""
+    return next((protocol for protocol in PROTOCOLS if name in protocol.designs), None)
