@@ -18,7 +18,7 @@ from fixed.clinic import chart, goals, table
 from fixed.clinic.battery import Health
 from fixed.clinic.measure import NS, SIZES, Row, code_lines
 from fixed.clinic.prices import Price, between
-from fixed.designs import DESIGNS, Design, pure_wrap
+from fixed.designs import DESIGNS, WARM_SEGMENTS, Design, pure_wrap
 from fixed.lab import FIXES
 from fixed.mutants import AS_RELEASED, MUTANTS
 from repro.lab import __main__ as lab
@@ -201,4 +201,4 @@ def test_the_lab_takes_a_designs_name():
     told = list(lab.told(run(n=3, fix=FIXES["one_segment_many_names"]), events=True))
     assert told[-1] == "faults: none"
     assert sum(" link " in line for line in told) == 3
-    assert set(FIXES) == {"detach", *(design.name for design in DESIGNS)}
+    assert set(FIXES) == {"detach", WARM_SEGMENTS.name, *(design.name for design in DESIGNS)}

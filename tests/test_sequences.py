@@ -18,7 +18,7 @@ from tests.batches import CONTAINED, batch
 
 pytestmark = pytest.mark.long
 RUNS = settings(
-    max_examples=8,
+    max_examples=6,
     stateful_step_count=12,
     derandomize=True,
     deadline=None,
