@@ -7,8 +7,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 
-from fixed.designs import DESIGNS, ONE_SEGMENT
-from fixed.mutants import AS_RELEASED
+from fixed.designs import DESIGNS, ONE_SEGMENT, Design
 from fixed.orders import lanes
 from fixed.orders.explorer import Explored, explore
 from fixed.orders.machine import Machine
@@ -45,7 +44,7 @@ def for_real(arguments: Namespace) -> int:
     from fixed.orders.forced import force
 
     name = arguments.protocol or ONE_SEGMENT.name
-    design = {each.name: each for each in (AS_RELEASED, *DESIGNS)}.get(name)
+    design = {each.name: each for each in (Design("as_released"), *DESIGNS)}.get(name)
     protocol = of_design(name)
     if design is None or not protocol.consumer_unlinks:
         raise Refused(f"{name!r} cannot be run for real", f"give --protocol {ONE_SEGMENT.name}, or another design")
