@@ -31,14 +31,15 @@ LEAVES = 10  # one client in so many goes when it has its first tokens
 
 @dataclass(frozen=True)
 class Load:
-    """What the clients are told: the server's port and process; how many requests, how many at a time, and the side of
-    their images in pixels."""
+    """What the clients are told: the server's port and process; how many requests, how many at a time, the side of
+    their images in pixels, and how many samples a request has at most."""
 
     port: int
     pid: int
     requests: int
     at_once: int
     side: int
+    most: int = MOST
 
 
 @dataclass(frozen=True)
@@ -68,11 +69,11 @@ def main(file: Path) -> None:
         asyncio.run(Clients(load, server).run())
 
 
-def asks(requests: int) -> list[Ask]:
-    """The load: every second request has an image, n goes from 1 to 8 on both halves, one client in ten leaves. The
-    order is mixed, and the same each time."""
+def asks(requests: int, most: int = MOST) -> list[Ask]:
+    """The load: every second request has an image, n goes from 1 to `most` in both halves, one client in ten leaves.
+    The order is mixed, and the same each time."""
     kinds = [
-        Ask(COLOURS[k // 2 % len(COLOURS)] if k % 2 else None, k // 2 % len(COLOURS), 1 + k // 2 % MOST)
+        Ask(COLOURS[k // 2 % len(COLOURS)] if k % 2 else None, k // 2 % len(COLOURS), 1 + k // 2 % most)
         for k in range(requests)
     ]
     random.Random(0).shuffle(kinds)
@@ -92,7 +93,7 @@ class Clients:
         if await clients.healthy(self.load.port, self._health, self.server) != "200":
             return
         note("phase", phase="generate")
-        asked = asks(self.load.requests)
+        asked = asks(self.load.requests, self.load.most)
         alone = {}
         for key in sorted({(ask.colour or "", ask.number) for ask in asked}):
             alone[key] = (await self._answer(Ask(key[0] or None, key[1], n=1))).texts.get(0)
@@ -116,6 +117,8 @@ class Clients:
 
     async def _client(self, waiting: Any, alone: dict[tuple[str, int], str | None]) -> None:
         for number, ask in waiting:
+            if number == self.load.requests // 2:
+                self._memory("half")
             answer = await self._answer(ask)
             right = [text == alone[ask.colour or "", ask.number] for text in answer.texts.values()]
             whole = answer.finished == len(answer.texts) == ask.n and not answer.error
