@@ -24,6 +24,7 @@ import psutil
 from repro.lab import engine
 from repro.lab.evidence.recorder import note
 from repro.lab.places import SHM
+from repro.lab.server.clients import listening
 from repro.lab.upstream import plugs
 
 USER = "<|im_start|>user\n"
@@ -52,7 +53,9 @@ def engine_cases(arguments: Namespace) -> dict[str, list[str]]:
         from fixed import detach
 
         detach.apply()
-    return ask_all(engine.start("tiny", "cpu"), arguments.cases)
+    llm = engine.start("tiny", "cpu")
+    note("listens", sockets=listening(psutil.Process()))
+    return ask_all(llm, arguments.cases)
 
 
 def server_cases(arguments: Namespace) -> list[str]:

@@ -47,6 +47,12 @@ def test_the_processes_of_sglang_started_as_sglang_starts_them_come_to_the_same(
     assert answers_of(forked)["n = 1"] == answers_of(spawned)["n = 1"]
 
 
+def test_the_engine_listens_on_loopback_only_however_its_processes_are_started(spawned, released):
+    for verdict in (released("n = 2"), spawned):
+        (listens,) = (event for event in verdict.events if event["what"] == "listens")
+        assert {address for address, _, _ in listens["sockets"]} == {"127.0.0.1"}
+
+
 CRASH = [
     ("tokenizer", "create", "mm_utils.py:1540 __init__"),
     ("scheduler", "open", "mm_utils.py:1564 __setstate__"),

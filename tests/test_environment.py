@@ -118,7 +118,7 @@ def test_a_whole_environment_is_not_set_up_again():
     assert "set_up" not in run.stdout
 
 
-@pytest.mark.parametrize("script", ["bench_crash", "bench_lab", "notebooks"])
+@pytest.mark.parametrize("script", ["bench_crash", "bench_lab", "bench_server", "notebooks"])
 def test_a_script_that_is_run_by_hand_can_still_be_started(script):
     run = machine.command("-m", f"scripts.{script}", "--help")
     assert (run.returncode, run.stderr) == (0, "")

@@ -15,6 +15,7 @@ from repro.lab.engine.boot import (
     import_sglang,
     prepare,
     start,
+    stay_on_loopback,
 )
 from repro.lab.machine.device import CPU, CUDA, Device
 
@@ -33,4 +34,5 @@ __all__ = [
     "import_sglang",
     "prepare",
     "start",
+    "stay_on_loopback",
 ]

@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib.util
 import multiprocessing
 import os
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ TINY = "tiny"
 TINY_NEEDS = {"qwen2", "qwen2_vl", "qwen2_5_vl", "registry", "utils", "qwen_vl", "base_processor", "__init__"}
 MODELS, PROCESSORS = "sglang.srt.models", "sglang.srt.multimodal.processors"
 START_METHOD = "SGLANG_SHM_KIT_START_METHOD"  # environment variable: how the engine's processes are started
+MEET_IN = "SGLANG_DISTRIBUTED_INIT_METHOD_OVERRIDE"  # environment variable of sglang: `init_method` of torch
 EVERYWHERE = {"enable_multimodal": True, "skip_server_warmup": True, "disable_cuda_graph": True, "random_seed": 0}
 PROMPT = "What is this?"
 SAYS = {  # what the phases of a run are called on a terminal
@@ -64,9 +67,23 @@ def start(model: str, name: str, **more: Any) -> Any:
     child only (see `launcher`): if its scheduler dies, sglang kills the calling process and everything below it."""
     sglang = prepare(model)
     note("phase", phase="boot")
-    engine = sglang.Engine(**{**arguments(model, DEVICES[name]), **more})
+    given = {**arguments(model, DEVICES[name]), **more}
+    stay_on_loopback(given)
+    engine = sglang.Engine(**given)
     note("phase", phase="generate")
     return engine
+
+
+def stay_on_loopback(given: Mapping[str, Any]) -> None:
+    """Let an engine with these arguments, which this process is about to start on a CPU, listen on loopback only.
+
+    torch's TCPStore listens on every address of the machine, whatever address it is given. So the scheduler gets a
+    file of the run instead, unless the arguments name an address. Gloo would take the address of the machine's name.
+    """
+    if given.get("device") == CPU.name:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        if "dist_init_addr" not in given:
+            os.environ.setdefault(MEET_IN, f"file://{tempfile.mkdtemp(prefix='store-')}/store")
 
 
 def prepare(model: str) -> Any:

@@ -34,14 +34,22 @@ def serve(model: str, device: str, *, others: int, culprit: Body, before: Sequen
     token, the culprit's body is sent. At last, one more client asks. To be called in a child only: if its scheduler
     dies, sglang kills the calling process. What the clients saw is in the run's record (`account.read`).
     """
-    plan = Plan(free_port(), os.getpid(), others, culprit, list(before))
-    answers = start_clients(plan)
+    with held_port() as held:
+        plan = Plan(held.getsockname()[1], os.getpid(), others, culprit, list(before))
+        answers = start_clients(plan)
+        boot(model, device, plan.port)
+    return json.loads(answers.read_text(encoding="utf-8")) if answers.exists() else []
+
+
+def boot(model: str, device: str, port: int) -> None:
+    """Import sglang, then serve at this port of 127.0.0.1. Returns when the server was asked to stop."""
     engine.prepare(model)
     import sglang.srt.entrypoints.http_server  # noqa: F401  before the fork, so that nothing is imported after it
 
     note("phase", phase="boot")
-    launch(engine.arguments(model, DEVICES[device]), plan.port)
-    return json.loads(answers.read_text(encoding="utf-8")) if answers.exists() else []
+    given = engine.arguments(model, DEVICES[device])
+    engine.stay_on_loopback(given)
+    launch(given, port)
 
 
 def launch(given: Mapping[str, Any], port: int) -> None:
@@ -62,14 +70,21 @@ def command_line(given: Mapping[str, Any]) -> list[str]:
     return words
 
 
-def free_port() -> int:
-    """A port of 127.0.0.1 on which nobody listens. Raises Refused where nobody can be reached at that address (a
-    machine whose loopback has IPv6 only, or is down)."""
+def held_port() -> socket.socket:
+    """A socket at a port of 127.0.0.1, on which nobody listens. While the socket is open, the system gives the port to
+    nobody else. Only a server that asks for this very port, with SO_REUSEADDR, can listen there, as sglang's does.
+
+    Raises Refused where nobody can be reached at that address (a machine whose loopback has IPv6 only, or is down).
+    """
     try:
         with socket.create_server((LOOPBACK, 0)) as server, socket.create_connection(server.getsockname(), timeout=5):
-            return server.getsockname()[1]
+            pass
+        held = socket.socket()
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind((LOOPBACK, 0))
     except OSError as error:
         raise Refused(f"no connection to {LOOPBACK} ({error.strerror or error})", "run `ip link set lo up`") from None
+    return held
 
 
 def start_clients(plan: Plan) -> Path:

@@ -8,19 +8,25 @@ retries are off, for a retry hides what it repeats; and no proxy of the environm
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
 import sys
 import time
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
 from repro.lab.evidence import recorder
 from repro.lab.evidence.recorder import note
 from repro.lab.server.plan import LOOPBACK, Body, Plan, question
+
+if TYPE_CHECKING:
+    import httpx
+    from openai import AsyncOpenAI
 
 LIMIT = 110.0  # seconds for one request, less than a warden's limit for all of it
 HEALTH = 30.0  # seconds for an answer of /health, which takes up to 20
@@ -32,14 +38,22 @@ STORY = "Tell a long story."
 def main(file: Path) -> None:
     """Do what the plan in `file` says. The caller's process returns at once; its child, an orphan, does the work."""
     plan = Plan(**json.loads(file.read_text(encoding="utf-8")))
-    server = psutil.Process(plan.pid)
+    with beside(plan.pid) as server:
+        texts = asyncio.run(Clients(plan, server).run())
+        if texts is not None:
+            plan.answers(file).write_text(json.dumps(texts), encoding="utf-8")
+
+
+@contextlib.contextmanager
+def beside(pid: int) -> Iterator[psutil.Process]:
+    """In a child of this process, an orphan that is recorded: the server's process, which is asked to stop at the end.
+    The process that calls this exits at once."""
+    server = psutil.Process(pid)
     if os.fork():
         os._exit(0)
     recorder.install()
     try:
-        texts = asyncio.run(Clients(plan, server).run())
-        if texts is not None:
-            plan.answers(file).write_text(json.dumps(texts), encoding="utf-8")
+        yield server
     finally:
         try:
             server.send_signal(signal.SIGINT)  # as an operator's Ctrl-C
@@ -47,31 +61,52 @@ def main(file: Path) -> None:
             pass
 
 
+def connected(port: int) -> tuple[httpx.AsyncClient, AsyncOpenAI]:
+    """A plain client of the server at this port of loopback, and one of the `openai` package. Neither of them asks a
+    proxy of the environment, and neither tries again what has failed."""
+    import httpx
+    from openai import AsyncOpenAI
+
+    address = f"http://{LOOPBACK}:{port}"
+    plain = httpx.AsyncClient(base_url=address, trust_env=False, timeout=HEALTH)
+    with_room = httpx.AsyncClient(trust_env=False, limits=httpx.Limits(max_connections=None))
+    ours = {"api_key": "none", "max_retries": 0, "timeout": LIMIT, "http_client": with_room}
+    return plain, AsyncOpenAI(base_url=f"{address}/v1", **ours)
+
+
+async def healthy(port: int, health: Callable[[], Awaitable[str]], server: psutil.Process) -> str:
+    """What `health` says when it is `200` and the server itself listens at this port, or when the server is gone. A
+    foreign program that has taken the port may say `200`, too."""
+    while _lives(server):
+        if (says := await health()) == "200" and any(at == port for _, at, _ in listening(server)):
+            return says
+        await asyncio.sleep(POLL)
+    return "the server is gone"
+
+
+def _lives(server: psutil.Process) -> bool:
+    try:
+        return server.is_running() and server.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 class Clients:
     """All clients of one run."""
 
     def __init__(self, plan: Plan, server: psutil.Process) -> None:
-        import httpx
-        from openai import AsyncOpenAI
-
         self.plan, self.server = plan, server
-        address = f"http://{LOOPBACK}:{plan.port}"
-        self.plain = httpx.AsyncClient(base_url=address, trust_env=False, timeout=HEALTH)
-        self.openai = AsyncOpenAI(
-            base_url=f"{address}/v1",
-            api_key="none",
-            max_retries=0,
-            timeout=LIMIT,
-            http_client=httpx.AsyncClient(trust_env=False, limits=httpx.Limits(max_connections=None)),
-        )
+        self.plain, self.openai = connected(plan.port)
         self.waiting_for_first_token = plan.others
         self.all_stream = asyncio.Event()
         self.gone: asyncio.Task | None = None
 
     async def run(self) -> list[str] | None:
         """Do what the plan says; the texts of the culprit's answer, or None if there was none."""
-        while (said := await self._health()) != "200":
-            await asyncio.sleep(POLL)
+        said = await healthy(self.plan.port, self._health, self.server)
+        if said != "200":  # the server died while it booted
+            note("health", when="before", says=said)
+            return None
         note("phase", phase="generate")
         for number, body in enumerate(self.plan.before):
             await self._ask("before", body, number)
@@ -161,14 +196,13 @@ class Clients:
 
 
 def listening(server: psutil.Process) -> list[tuple[str, int, str]]:
-    """Where the server's processes accept connections over the network: address, port, the process's title. sglang's
-    HTTP server is on loopback only; what torch.distributed opens in the scheduler is its own."""
-    sockets = [
-        (one.laddr.ip, one.laddr.port, process.cmdline()[0])
-        for process in (server, *server.children(recursive=True))
-        for one in process.net_connections("tcp")
-        if one.status == psutil.CONN_LISTEN
-    ]
+    """Where the server's processes accept connections over the network: address, port, the process's title. Nothing of
+    processes that are gone."""
+    sockets = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for process in (server, *server.children(recursive=True)):
+            at = [one.laddr for one in process.net_connections("tcp") if one.status == psutil.CONN_LISTEN]
+            sockets += [(address.ip, address.port, process.cmdline()[0]) for address in at]
     return sorted(sockets)
 
 

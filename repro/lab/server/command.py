@@ -42,7 +42,7 @@ def checks(arguments: Namespace) -> None:
     """Raise Refused for too many clients, and where nobody can listen on 127.0.0.1."""
     if arguments.clients > MOST:
         raise Refused(f"--clients {arguments.clients}: there is room for {MOST} streams", f"give {MOST} or fewer")
-    boot.free_port()
+    boot.held_port().close()
 
 
 def data(verdict: Verdict) -> dict[str, Any]:

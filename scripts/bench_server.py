@@ -1,0 +1,168 @@
+"""What a server does under load, as released and with each fix: who is answered, and who waits for whom.
+
+`python -m scripts.bench_server [--requests N] [--at-once N] [--side PIXELS] [--quick]`. Half of the requests have an
+image, n goes from 1 to 8, and one client in ten goes in mid-answer. `lost` counts answers that did not come whole.
+`wrong` counts answers of which a sample is not what the same question got alone, at temperature 0. `blocked` is the
+longest time for which the event loop of the tokenizer's process did nothing else: there, a heartbeat asks for its turn
+every millisecond. `all blocks` is the sum of what was over 5 ms. `gap` is the time between two tokens of one sample, at
+the clients without an image. The released server dies at the first image with n > 1. So the first column is the
+released server when all of its clients ask for one sample.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from argparse import Namespace
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from fixed import install
+from repro.lab import engine
+from repro.lab.engine import launcher
+from repro.lab.engine.host import Host
+from repro.lab.evidence.recorder import note
+from repro.lab.evidence.verdict import Verdict
+from repro.lab.terminal import aligned, count
+from scripts.server_load import MOST, Load
+
+RELEASED, ONE = "released", "released, n = 1"
+SIDES = (ONE, RELEASED, *install.FIXES)
+BEAT = 0.001  # seconds between two beats
+WORTH_A_NOTE = 0.005  # seconds that the loop did not come
+LIMITS = {"boot": 300.0, "generate": 1500.0}  # seconds
+QUICK = 32  # requests
+
+
+def loaded(arguments: Namespace) -> None:
+    """A scene: sglang's server with a fix or without one, a heartbeat in its event loop, and the load's clients."""
+    from repro.lab.server import boot
+
+    if arguments.fix in install.FIXES:
+        install.FIXES[arguments.fix]()
+    beat_in_uvicorn()
+    with boot.held_port() as held:
+        size = arguments.requests, arguments.at_once, arguments.side, 1 if arguments.fix == ONE else MOST
+        load = Load(held.getsockname()[1], os.getpid(), *size)
+        file = Path(tempfile.gettempdir(), "load.json")
+        file.write_text(json.dumps(asdict(load)), encoding="utf-8")
+        subprocess.run([sys.executable, "-m", "scripts.server_load", str(file)], check=True)  # it detaches itself
+        boot.boot(engine.TINY, engine.CPU.name, load.port)
+
+
+def beat_in_uvicorn() -> None:
+    """From now on, the event loop in which uvicorn serves has a heartbeat. sglang's tokenizer works in that loop."""
+    import uvicorn
+
+    original = uvicorn.Server.serve
+
+    async def serve(server: uvicorn.Server, *arguments: Any, **named: Any) -> None:
+        beating = asyncio.create_task(beat())
+        try:
+            await original(server, *arguments, **named)
+        finally:
+            beating.cancel()
+
+    uvicorn.Server.serve = serve
+
+
+async def beat() -> None:
+    """Note, as it happens, each time that the loop comes late. (What is noted at the end is lost with a server that is
+    killed.)"""
+    while True:
+        asked = time.monotonic()
+        await asyncio.sleep(BEAT)
+        late = time.monotonic() - asked - BEAT
+        if late > WORTH_A_NOTE:
+            note("late", seconds=late)
+
+
+def measure(fix: str, options: Namespace, host: Host) -> dict[str, Any]:
+    """What one server did under the load: the table's rows, as numbers. Raises RuntimeError if there was no load."""
+    given = Namespace(fix=fix, requests=options.requests, at_once=options.at_once, side=options.side)
+    environment = engine.environment(engine.TINY, engine.CPU)
+    verdict = launcher.run(loaded, given, environment=environment, on=host, limits=LIMITS, log=options.log)
+    return measured(verdict, options.requests)
+
+
+def measured(verdict: Verdict, requests: int) -> dict[str, Any]:
+    """The numbers in one run's record."""
+    of: dict[str, list[dict[str, Any]]] = {}
+    for event in verdict.events:
+        of.setdefault(event["what"], []).append(event)
+    if len(of.get("load", [])) != 2:
+        raise RuntimeError(f"the load was not sent: {verdict.outcome}, {verdict.error} {verdict.message}")
+    began, over = (event["at"] for event in of["load"])
+    stayed = [asked for asked in of["asked"] if not asked["leaves"]]
+    gaps = sorted(gap for asked in of["asked"] if not asked["image"] for gap in asked["gaps"])
+    late = [event["seconds"] for event in of.get("late", []) if began <= event["at"] <= over]
+    memory = {event["when"]: sum(event["bytes"]) / 2**20 for event in of["memory"]}
+    return {
+        "server": verdict.outcome,
+        "sent": requests,
+        "whole": sum(asked["whole"] for asked in stayed),
+        "went by themselves": sum(asked["leaves"] and not asked["error"] for asked in of["asked"]),
+        "lost": sum(bool(asked["error"]) if asked["leaves"] else not asked["whole"] for asked in of["asked"]),
+        "wrong": sum(asked["wrong"] for asked in of["asked"]),
+        "names left": len(of["names"][0]["left"]),
+        "MiB, start": memory["start"],
+        "MiB, half": memory.get("half", 0.0),
+        "MiB, end": memory["end"],
+        "seconds": over - began,
+        "blocked, ms": 1e3 * max(late, default=0.0),
+        "all blocks, ms": 1e3 * sum(late),
+        "gap p50, ms": 1e3 * quantile(gaps, 0.50),
+        "gap p99, ms": 1e3 * quantile(gaps, 0.99),
+    }
+
+
+def quantile(values: list[float], part: float) -> float:
+    """The value below which that part of the sorted `values` lies; nan of none."""
+    return values[min(len(values) - 1, int(part * len(values)))] if values else float("nan")
+
+
+def table(told: dict[str, dict[str, Any]]) -> Iterator[str]:
+    """One row a number, one column a server; and the last two columns' ratio."""
+    *_, before, last = told
+    yield from aligned(
+        [("", *told, f"{last} / {before}"), *_rows(told, told[before], told[last])], right=slice(1, None)
+    )
+
+
+def _rows(told: dict[str, dict[str, Any]], before: dict[str, Any], last: dict[str, Any]) -> Iterator[list[str]]:
+    for name in last:
+        timed = isinstance(last[name], float)
+        ratio = f"{last[name] / before[name]:.2f}" if timed and before[name] else ""
+        yield [name, *(f"{each[name]:.1f}" if timed else str(each[name]) for each in told.values()), ratio]
+    ends = [(each["MiB, half"], each["MiB, end"]) for each in told.values()]
+    yield ["MiB, end / half", *(f"{end / half:.2f}" if end and half else "-" for half, end in ends), ""]
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--requests", type=count, default=200, help="default: %(default)s")
+    parser.add_argument("--at-once", type=count, default=16, help="default: %(default)s")
+    parser.add_argument("--side", type=count, default=448, help="of the images, in pixels (default: %(default)s)")
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK} requests")
+    parser.add_argument("--log", type=Path, help="keep what the last server prints")
+    options = parser.parse_args()
+    options.requests = QUICK if options.quick else options.requests
+    told = {}
+    with Host(engine.environment(engine.TINY, engine.CPU)) as host:
+        for fix in SIDES:
+            told[fix] = measure(fix, options, host)
+            print(f"{fix}: {told[fix]['seconds']:.0f} s", file=sys.stderr, flush=True)
+    print(*table(told), sep="\n")
+
+
+if __name__ == "__main__":
+    main()

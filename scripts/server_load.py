@@ -1,0 +1,165 @@
+"""The clients of `scripts/bench_server.py`: many requests, some at a time, and some clients that go in mid-answer.
+
+`python -m scripts.server_load FILE` detaches itself from the server's process, waits until the server is healthy, asks
+each different question alone, and then sends the load. What came of it is in the run's record.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from repro.lab.evidence import event, leftovers, recorder
+from repro.lab.evidence.recorder import note
+from repro.lab.server import clients
+from repro.lab.server.plan import image_url, question
+
+COLOURS = ("crimson", "navy", "gold", "green", "white", "black", "orange", "purple")
+TOKENS = 24  # of each sample
+MOST = 8  # samples
+LEAVES = 10  # one client in so many goes when it has its first tokens
+
+
+@dataclass(frozen=True)
+class Load:
+    """What the clients are told: the server's port and process; how many requests, how many at a time, the side of
+    their images in pixels, and how many samples a request has at most."""
+
+    port: int
+    pid: int
+    requests: int
+    at_once: int
+    side: int
+    most: int = MOST
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One request: an image of that colour, or, without one, the text of that number; n samples."""
+
+    colour: str | None
+    number: int
+    n: int
+    leaves: bool = False
+
+
+@dataclass
+class Answer:
+    """What came: the text of each sample, the seconds between two tokens of one, and the error, if there was one."""
+
+    texts: dict[int, str] = field(default_factory=dict)
+    gaps: list[float] = field(default_factory=list)
+    finished: int = 0
+    error: str | None = None
+
+
+def main(file: Path) -> None:
+    """Send the load that `file` tells."""
+    load = Load(**json.loads(file.read_text(encoding="utf-8")))
+    with clients.beside(load.pid) as server:
+        asyncio.run(Clients(load, server).run())
+
+
+def asks(requests: int, most: int = MOST) -> list[Ask]:
+    """The load: every second request has an image, n goes from 1 to `most` in both halves, one client in ten leaves.
+    The order is mixed, and the same each time."""
+    kinds = [
+        Ask(COLOURS[k // 2 % len(COLOURS)] if k % 2 else None, k // 2 % len(COLOURS), 1 + k // 2 % most)
+        for k in range(requests)
+    ]
+    random.Random(0).shuffle(kinds)
+    return [Ask(ask.colour, ask.number, ask.n, leaves=place % LEAVES == LEAVES - 1) for place, ask in enumerate(kinds)]
+
+
+class Clients:
+    """All clients of one load."""
+
+    def __init__(self, load: Load, server: psutil.Process) -> None:
+        self.load, self.server = load, server
+        self.plain, self.openai = clients.connected(load.port)
+        self.images = {colour: image_url(colour=colour, side=load.side) for colour in COLOURS}
+
+    async def run(self) -> None:
+        """Ask each question alone, and then all of them."""
+        if await clients.healthy(self.load.port, self._health, self.server) != "200":
+            return
+        note("phase", phase="generate")
+        asked = asks(self.load.requests, self.load.most)
+        alone = {}
+        for key in sorted({(ask.colour or "", ask.number) for ask in asked}):
+            alone[key] = (await self._answer(Ask(key[0] or None, key[1], n=1))).texts.get(0)
+        self._memory("start")
+        note("load", began=True)
+        waiting = iter(enumerate(asked))
+        await asyncio.gather(*(self._client(waiting, alone) for _ in range(self.load.at_once)))
+        note("load", began=False)
+        self._memory("end")
+        after = await self._answer(Ask(None, 0, n=1))
+        note("next", served=bool(after.finished))
+        note("names", left=[each.name for each in leftovers.left(self._events()) if each.what in event.NAMING])
+        await self.openai.close()
+        await self.plain.aclose()
+
+    async def _health(self) -> str:
+        try:
+            return str((await self.plain.get("/health")).status_code)
+        except Exception as error:  # it boots
+            return clients.name_of(error)
+
+    async def _client(self, waiting: Any, alone: dict[tuple[str, int], str | None]) -> None:
+        for number, ask in waiting:
+            if number == self.load.requests // 2:
+                self._memory("half")
+            answer = await self._answer(ask)
+            right = [text == alone[ask.colour or "", ask.number] for text in answer.texts.values()]
+            whole = answer.finished == len(answer.texts) == ask.n and not answer.error
+            seen = {"image": bool(ask.colour), "n": ask.n, "leaves": ask.leaves, "error": answer.error}
+            note("asked", number=number, whole=whole, wrong=whole and not all(right), gaps=answer.gaps, **seen)
+
+    async def _answer(self, ask: Ask) -> Answer:
+        """One answer, read token by token; only the first of them, if the client leaves."""
+        prompt = "What is this?" if ask.colour else f"Tell story {ask.number}."
+        images = [self.images[ask.colour]] if ask.colour else []
+        body = {**question(prompt, images=images, n=ask.n, tokens=TOKENS), "stream": True}
+        answer, last = Answer(), {}
+        try:
+            chunks = await self.openai.chat.completions.create(**body, extra_body={"ignore_eos": True})
+            async for chunk in chunks:
+                now = time.monotonic()
+                for choice in chunk.choices:
+                    if choice.delta.content:
+                        if choice.index in last:
+                            answer.gaps.append(now - last[choice.index])
+                        last[choice.index] = now
+                        answer.texts[choice.index] = answer.texts.get(choice.index, "") + choice.delta.content
+                    answer.finished += choice.finish_reason is not None
+                if ask.leaves and answer.texts:
+                    await chunks.close()
+                    break
+        except Exception as error:
+            answer.error = clients.name_of(error)
+        return answer
+
+    def _memory(self, when: str) -> None:
+        """Note how much of the memory each process of the server has; nothing of a server that is dead."""
+        try:
+            parts = [self.server, *self.server.children(recursive=True)]
+            note("memory", when=when, bytes=[part.memory_info().rss for part in parts])
+        except psutil.NoSuchProcess:
+            note("memory", when=when, bytes=[])
+
+    def _events(self) -> list[event.Event]:
+        return event.events(event.lines(Path(os.environ[recorder.EVENTS_FILE]).read_bytes())[0])
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
