@@ -20,9 +20,11 @@ from repro.lab.lifted import Fault, make_request, run
 from repro.lab.lifted.pool import pool
 from repro.lab.places import SHM
 from repro.lab.refused import Refused
+from repro.lab.releases import CONTAINED, LAST
 from repro.lab.upstream.plugs import Plug
 from tests import machine
 
+WRAP = "sglang.srt.managers.mm_utils.wrap_shm_features"
 LONG = "x" * 95  # characters of a folder's name: with it, no socket fits below the folder
 
 
@@ -210,19 +212,30 @@ def test_a_run_that_has_no_descriptor_left_is_not_the_recorders_fault():
     assert segment.startswith("/psm_")
 
 
+def removes(original, request):
+    """Wraps the request, and then removes its names."""
+    wrapped = original(request)
+    for item in wrapped.items():
+        (SHM / item.feature.shm_name.lstrip("/")).unlink()
+    return wrapped
+
+
 def test_a_name_that_somebody_else_removed_is_another_death():
     """Such as at a logout, or by a parent's resource tracker: the same error in the same place, but not this bug."""
 
-    def removes(original, request):
-        wrapped = original(request)
-        for item in wrapped.items():
-            (SHM / item.feature.shm_name.lstrip("/")).unlink()
-        return wrapped
-
-    verdict = run(n=1, fix=Plug(hooks={"sglang.srt.managers.mm_utils.wrap_shm_features": removes})).verdict
+    verdict = run(n=1, fix=Plug(hooks={WRAP: removes})).verdict
     assert (verdict.error, verdict.errno) == ("FileNotFoundError", 2)
     assert verdict.where.endswith(" __setstate__")
     assert not verdict.is_the_crash()
+
+
+@pytest.mark.network
+@pytest.mark.parametrize(("release", "told"), [(LAST, []), (CONTAINED, ["a server answers such a request with"])])
+def test_where_a_server_would_live_on_the_run_says_so(release, told):
+    """The lab's scheduler dies of a name that cannot be read. From 0.5.19 on, sglang's does not."""
+    notes = run(n=1, release=release, fix=Plug(hooks={WRAP: removes})).notes
+    assert len(notes) == len(told)
+    assert all(words in note for words, note in zip(told, notes, strict=True))
 
 
 def test_a_run_is_told_in_the_singular():
@@ -235,6 +248,7 @@ def test_a_hook_with_a_typo_is_refused():
         run(fix=Plug(hooks={path: lambda original, *given: original(*given)}))
 
 
+@pytest.mark.long
 def test_fifty_runs_in_which_anything_goes_wrong(short_path):
     """Faults, kills and interrupts at any moment, in one process: no run hangs, nothing is left, nothing foreign is
     touched. (`python -m tests.faults 1000 2026` is the long one.)"""

@@ -99,6 +99,17 @@ def test_a_host_that_cannot_import_says_why(tmp_path):
             told(broken)
 
 
+def test_a_host_that_does_not_listen_is_killed(monkeypatch):
+    monkeypatch.setattr("repro.lab.engine.host.PATIENCE", 0.2)
+    stopped = Host(ENVIRONMENT)
+    stopped.process.send_signal(signal.SIGSTOP)
+    process = psutil.Process(stopped.process.pid)
+    machine.wait_for(lambda: process.status() == psutil.STATUS_STOPPED, 5, "the host to stop")
+    stopped.close()
+    assert stopped.process.returncode == -signal.SIGKILL
+    assert not stopped.folder.exists()
+
+
 def test_scripts_that_fail_end_the_list():
     run = machine.command("-m", "repro.lab.engine.host", "repro/crash.py --n 0", "fixed/crash.py")
     assert run.returncode == 2

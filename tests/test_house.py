@@ -47,6 +47,15 @@ def test_repro_does_not_name_fixed(module):
     assert not [text for text in strings(tree) if is_a_name_in_fixed(text)]
 
 
+@pytest.mark.parametrize("module", MODULES)
+def test_no_package_hides_a_module_of_its_own(module):
+    """`import fixed.clinic.charts as m` gives the module, and no function that a package has put in its place."""
+    package, _, name = module.rpartition(".")
+    spelled = importlib.import_module(module)
+    if package:
+        assert getattr(importlib.import_module(package), name) is spelled
+
+
 def strings(tree: ast.AST) -> list[str]:
     """The strings of a module that are not documentation."""
     bodies = [node.body for node in ast.walk(tree) if isinstance(getattr(node, "body", None), list)]

@@ -7,10 +7,11 @@ import re
 
 import pytest
 
-from repro.lab import lifted
+from repro.lab import lifted, trigger_table
+from repro.lab.evidence.verdict import Verdict
 from repro.lab.lifted import replay
 from repro.lab.refused import Refused
-from repro.lab.releases import AFFECTED, ALL, FIXED
+from repro.lab.releases import AFFECTED, ALL, CONTAINED, FIXED
 from repro.lab.trigger_table import Measured, Row
 from repro.lab.upstream import expansion, source
 from tests import machine
@@ -92,6 +93,13 @@ def test_explain_names_what_is_lifted_and_what_is_not():
     assert "mm_utils.py:1526  ShmPointerMMData" in told
     assert "NOT sglang" in told
     assert "no model" in told
+    assert "not lifted: the receiver" not in told
+
+
+@pytest.mark.network
+def test_explain_says_that_the_containment_is_not_lifted():
+    told = machine.command("-m", "repro.lab", "--explain", "--release", CONTAINED).stdout
+    assert "not lifted: the receiver" in told
 
 
 @pytest.mark.parametrize(
@@ -114,3 +122,10 @@ def test_the_trigger_table_without_the_engine_is_as_known():
 def test_a_row_that_differs_is_marked():
     assert Measured(Row("c", "survived", lambda: None), "crashed", "").differs
     assert not Measured(Row("c", "crashed", None, why="no GPU"), "not run", "no GPU").differs
+
+
+def test_the_table_says_what_was_measured_and_not_what_is_known(monkeypatch):
+    wrong = Row("a condition", "survived", lambda: Verdict("crashed", error="FileNotFoundError"))
+    monkeypatch.setattr(trigger_table, "ROWS", (wrong,))
+    (row,) = trigger_table.measured(engine=False)
+    assert (row.outcome, row.differs) == ("crashed", True)

@@ -7,14 +7,17 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from argparse import Namespace
 from multiprocessing import shared_memory
 from pathlib import Path
 
+import psutil
 import pytest
 
 from repro.lab.engine import launcher
 from repro.lab.evidence.verdict import TOO_LONG
+from repro.lab.refused import Refused
 from tests import machine, scenes
 
 
@@ -73,6 +76,25 @@ def test_litter_is_reported_and_swept_and_foreign_names_stay():
     assert all(name.startswith(("psm_", "sem.mp-", "plain-")) for name in verdict.leftovers.segments)
     assert any("sleep(600)" in process for process in verdict.leftovers.processes)
     assert verdict.leftovers.remaining == []
+
+
+def test_a_warden_that_is_killed_leaves_nothing():
+    """Its child has littered by then, and has a grandchild in a session of its own, which nobody else would end."""
+
+    def kill_the_warden(phase: str) -> None:
+        (warden,) = [child for child in psutil.Process().children() if "repro.lab.engine.warden" in child.cmdline()]
+        machine.wait_for(lambda: len(warden.children(recursive=True)) > 1, 10, "the grandchild")
+        time.sleep(1.5)  # the warden looks every half second during the boot
+        warden.kill()
+
+    with pytest.raises(Refused, match="the warden of this run ended without a report"):
+        launcher.run(scenes.littering, Namespace(n=2, then="hang"), on_phase=kill_the_warden)
+
+
+def test_a_warden_that_cannot_start_leaves_nothing(monkeypatch):
+    monkeypatch.setattr(launcher.sys, "executable", "/bin/false")
+    with pytest.raises(Refused, match="the warden of this run ended without a report"):
+        launcher.run(scenes.killed, Namespace(n=2, signal="SIGKILL"))
 
 
 def test_the_standin_for_sgl_kernel_raises_and_names_the_kernel():

@@ -17,7 +17,7 @@ import pytest
 from repro.lab import pictures
 from repro.lab.evidence.recorder import Event
 from repro.lab.pictures import dot
-from repro.lab.pictures.lanes import rows
+from repro.lab.pictures.lane_rows import rows
 from repro.lab.refused import Refused
 
 TOKENIZER, SCHEDULER, RANK = (987654321, "tokenizer"), (987654322, "scheduler"), (987654323, "scheduler 1")

@@ -7,8 +7,13 @@ import pytest
 from fixed.detach import detach
 from repro.lab.evidence.recorder import Recorder, note
 from repro.lab.lifted import make_request
-from repro.lab.teaching import stepper
+from repro.lab.teaching import film, stepper
 from repro.lab.upstream import source
+
+COPY = ("copied", "about to be sent")
+TWO_PROMPTS = [
+    (send, COPY) for send in ("warm-up a", "warm-up b", "sample 1 a", "sample 2 a", "sample 1 b", "sample 2 b")
+]
 
 
 @pytest.fixture(scope="module")
@@ -77,3 +82,17 @@ def test_only_one_recording_at_a_time(tmp_path):
         with pytest.raises(RuntimeError, match="already recorded"), Recorder(tmp_path / "b", "tokenizer"):
             pass
     assert '"name": "x"' in (tmp_path / "a").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("prompts", "n", "captions"),
+    [
+        (["a"], 1, ["request: about to be sent"]),
+        (["a", "b"], 2, [f"{send}: {act}" for send, acts in TWO_PROMPTS for act in acts]),
+    ],
+)
+def test_the_filmstrip_says_which_send_it_shows(prompts, n, captions):
+    walk = stepper.walk([make_request(rid=rid) for rid in prompts], n=n, fix=detach)
+    told = [caption for caption, _ in film.moments(walk) if not caption.endswith("answered")]
+    assert told == captions
+    assert "max-width:100%" in film.filmstrip(walk).data  # however narrow the page is

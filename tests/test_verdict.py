@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 
+from repro.lab.engine import report
 from repro.lab.evidence import last_words
 from repro.lab.evidence.verdict import Verdict
 
@@ -92,3 +93,23 @@ def test_survived_promises_n_answers():
     assert Verdict("survived", n=2, answers=["a", "b"]).keeps("survived")
     assert not Verdict("survived", n=2, answers=["a"]).keeps("survived")
     assert not Verdict("hung", n=2).keeps("survived")
+
+
+def test_a_refused_run_says_why():
+    told = report.text(Verdict("refused", n=2, release="0.5.12.post1", message="no image at x"), "crashed")
+    assert "happened   it could not be run: no image at x" in told
+    assert "None" not in told.partition("happened")[2]
+
+
+def test_one_answer_is_told_in_the_singular():
+    told = report.text(Verdict("survived", n=1, release="0.5.12.post1", answers=["a"]), "survived")
+    assert "promised   1 answer\n" in told
+    assert "happened   1 answer\n" in told
+
+
+@pytest.mark.parametrize(("said", "whose"), [("Scheduler hit an exception: ", "scheduler"), ("", "tokenizer")])
+def test_last_frames_are_told_of_the_process_that_they_are_of(said, whose):
+    verdict = Verdict("crashed", n=2, release="0.5.12.post1")
+    log = f'{said}Traceback (most recent call last):\n  File "a.py", line 1, in f\nKeyError\n'
+    verdict.died_of(last_words.read(log))
+    assert f"the {whose}'s last frames" in report.text(verdict, "crashed")

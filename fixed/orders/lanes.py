@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from fixed.orders.explorer import Explored
 from fixed.orders.machine import TOKENIZER, Act
-from repro.lab.pictures.lanes import GLYPHS
+from repro.lab.pictures.lane_rows import GLYPHS
 from repro.lab.pictures.svg import BAD, CHAR, EDGE, INK, NAMED, PALE, SOFT, document, stroke, text
 from repro.lab.terminal import aligned
 

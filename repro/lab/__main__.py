@@ -22,7 +22,7 @@ from repro.lab.machine import preflight
 from repro.lab.pictures.trace import trace
 from repro.lab.places import ROOT
 from repro.lab.refused import Refused
-from repro.lab.releases import NEWEST, OLDEST
+from repro.lab.releases import ALL, CONTAINED, NEWEST, OLDEST
 from repro.lab.terminal import OneLineParser, aligned, command, count
 from repro.lab.trigger_table import HEADS, measured
 from repro.lab.upstream import source, standin_data, standins
@@ -208,6 +208,8 @@ def explain(of: Release) -> Iterator[str]:
     from repro.lab.lifted import scheduler_side
 
     yield f"and the scheduler's loop ({_file(scheduler_side)}): receive, unwrap, compare the bytes, answer; no model"
+    if ALL.index(of.name) >= ALL.index(CONTAINED):
+        yield f"not lifted: the receiver, which contains a failed read (from {CONTAINED} on); the lab's scheduler dies"
 
 
 def _file(module: Any) -> str:

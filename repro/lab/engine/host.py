@@ -28,6 +28,7 @@ from repro.lab.places import ROOT
 
 ADDRESS = "SGLANG_SHM_KIT_HOST"  # environment variable: the host's socket (a descriptor), and what it has imported
 SERVE = "--serve"
+PATIENCE = 10.0  # seconds for a host to end, before it is killed
 # What decides how sglang is imported. A host serves only scenes that would import it in the same way.
 DECIDES = (
     "PYTHON",
@@ -82,7 +83,11 @@ class Host:
         """End the host. A scene that runs goes on under its own warden."""
         self.socket.close()
         self.process.terminate()  # it may be in the middle of its import, of which it hears nothing
-        self.process.wait()
+        try:
+            self.process.wait(timeout=PATIENCE)
+        except subprocess.TimeoutExpired:  # it is stopped, or does not listen
+            self.process.kill()
+            self.process.wait()
         folders.remove(self.folder)
 
     def last_words(self) -> str:

@@ -129,13 +129,16 @@ def _own_warden(stdin: int, stdout: int) -> subprocess.Popen:
 
 def _clean_up_for_a_dead_warden(task: Task, seen: list[tuple[int, float]]) -> None:
     """Kill the processes that the warden had seen, each by its pid and the time of its start, and sweep."""
+    killed = []
     for pid, created in seen:
         try:
             process = psutil.Process(pid)
             if process.create_time() == created:
                 process.kill()
+                killed.append(process)
         except psutil.Error:  # gone
             pass
+    psutil.wait_procs(killed, timeout=10)  # until then they make names, and files in the folder
     if os.path.exists(task.events):
         leftovers.sweep(event.events(event.lines(Path(task.events).read_bytes())[0]))
 

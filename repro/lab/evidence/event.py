@@ -43,7 +43,10 @@ class Event:
         return SHM / (f"sem.{name}" if self.what == "semaphore" else name)
 
     def is_still_there(self) -> bool:
-        """Whether the entry that this event made is there now. Another file under the same name does not count."""
+        """Whether the entry that this event made is there now. Another file under the same name does not count, nor
+        does any file outside /dev/shm."""
+        if self.path.parent != SHM or self.path.name == "..":
+            return False
         try:
             return self.inode is not None and os.lstat(self.path).st_ino == self.inode
         except OSError:

@@ -15,6 +15,7 @@ import contextlib
 import io
 import json
 import os
+import posix  # its `open` is never replaced
 import sys
 import threading
 import time
@@ -203,9 +204,13 @@ class Recorder:
             if name is None or os.path.lexists(file):
                 return original(file, *arguments, **named)
             began = time.monotonic()
+            exclusive, ours = _is_exclusive(arguments, named), _made_alone(file, arguments, named)
             opened = original(file, *arguments, **named)
-            descriptor = opened if isinstance(opened, int) else opened.fileno()
-            self._event("create", name, began, inode=os.fstat(descriptor).st_ino)
+            if exclusive or ours is not None:
+                descriptor = opened if isinstance(opened, int) else opened.fileno()
+                inode = os.fstat(descriptor).st_ino
+                if exclusive or inode == ours:
+                    self._event("create", name, began, inode=inode)
             return opened
 
         return open
@@ -320,6 +325,37 @@ def _name_in_shm(path: Any) -> str | None:
         return None
     folder, name = os.path.split(os.path.normpath(text))
     return f"/{name}" if folder == str(SHM) else None
+
+
+def _how(arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
+    """The mode (a text) that a file is opened with, or the flags (a number)."""
+    return arguments[0] if arguments else named.get("mode" if "flags" not in named else "flags", "r")
+
+
+def _is_exclusive(arguments: tuple[Any, ...], named: dict[str, Any]) -> bool:
+    """Whether the file is opened only if this very call makes it."""
+    how = _how(arguments, named)
+    return "x" in how if isinstance(how, str) else bool(how & os.O_CREAT and how & os.O_EXCL)
+
+
+def _made_alone(file: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> int | None:
+    """Make the empty file that a call is about to make, and return its inode; None if the call makes no file, or if
+    another process was faster. The operating system alone can tell the two apart, and only to who makes the file."""
+    how = _how(arguments, named)
+    if isinstance(how, str):
+        makes, mode = set("wa") & set(how), 0o666
+    else:
+        makes, mode = how & os.O_CREAT, arguments[1] if len(arguments) > 1 else named.get("mode", 0o777)
+    if not makes or _is_exclusive(arguments, named):
+        return None
+    try:
+        descriptor = posix.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    except OSError:  # somebody else has made it, or the call is going to fail, too
+        return None
+    try:
+        return os.fstat(descriptor).st_ino
+    finally:
+        os.close(descriptor)
 
 
 def _inode(path: Any) -> int | None:

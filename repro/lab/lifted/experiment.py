@@ -25,6 +25,7 @@ from repro.lab.lifted.pool import Schedulers, SchedulersGone, pool
 from repro.lab.lifted.request import arrays, make_request
 from repro.lab.lifted.scheduler_side import Session
 from repro.lab.lifted.tokenizer_side import NOBODY, SchedulerDied, Send, Tokenizer
+from repro.lab.releases import ALL, CONTAINED
 from repro.lab.upstream.plugs import KILL, Fix, Prepare, around, as_fix
 from repro.lab.upstream.release import Release
 from repro.lab.upstream.source import INSTALLED
@@ -120,7 +121,7 @@ class Experiment:
             any(not _holds(one, before) for before, one in zip(held, self.requests, strict=True)),
             list(self.requests),
             kept,
-            [account.trouble] if account.trouble else [],
+            [note for note in (account.trouble, _contained(verdict)) if note],
         )
 
     def _session(self, folder: Path, release: Release) -> Session:
@@ -211,6 +212,13 @@ def run(
 
 def _counted(things: Sequence[object], noun: str) -> str:
     return f"{len(things)} {noun}{'s' * (len(things) != 1)}"
+
+
+def _contained(verdict: Verdict) -> str:
+    """What a server does otherwise, where sglang's scheduler would contain this failure; "" where it would not."""
+    if not (verdict.where or "").endswith(" materialize") or ALL.index(verdict.release) < ALL.index(CONTAINED):
+        return ""
+    return f"from {CONTAINED} on, a server answers such a request with an error and lives on; the lab's scheduler dies"
 
 
 def _died(tokenizer: Tokenizer) -> bool:

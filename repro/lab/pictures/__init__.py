@@ -6,7 +6,7 @@ dark page), told apart by shape and not by color; and readable without eyes: rol
 """
 
 from repro.lab.pictures.dot import path as dot_path
-from repro.lab.pictures.lanes import text as lanes_text
+from repro.lab.pictures.lane_rows import text as lanes_text
 from repro.lab.pictures.lanes_svg import lanes
 from repro.lab.pictures.objects import text as graph_text
 from repro.lab.pictures.objects_svg import graph

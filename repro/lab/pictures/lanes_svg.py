@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
-from repro.lab.pictures.lanes import LEGEND, NOTHING, Order, Row, note, rows
-from repro.lab.pictures.lanes import text as lanes_text
+from repro.lab.pictures.lane_rows import LEGEND, NOTHING, Order, Row, note, rows
+from repro.lab.pictures.lane_rows import text as lanes_text
 from repro.lab.pictures.svg import BAD, CHAR, EDGE, INK, NAMED, PALE, SOFT, document, lines, stroke, text
 
 ROW, BAR = 28, 14  # pixels: a row, a segment's bar
