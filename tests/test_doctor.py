@@ -108,11 +108,12 @@ def test_which_environment_this_is(mark, expected, tmp_path):
     (tmp_path / mark).mkdir()
     assert surroundings.here(str(tmp_path)) == expected
     assert surroundings.here(str(machine.ROOT / ".venv-gpu")) == surroundings.GPU
+    assert surroundings.here(str(machine.ROOT / ".venv-latest")) == surroundings.LATEST
     assert doctor.environment().state == "OK"
 
 
 def test_every_environment_has_its_locks():
-    for kind in (surroundings.CPU, surroundings.GPU, surroundings.CONDA):
+    for kind in (surroundings.CPU, surroundings.GPU, surroundings.LATEST, surroundings.CONDA):
         assert kind.locks
         assert all((machine.ROOT / "requirements" / name).is_file() for name in kind.locks)
 
