@@ -138,6 +138,12 @@ def test_a_script_that_is_run_by_hand_can_still_be_started(script):
     assert (run.returncode, run.stderr) == (0, "")
 
 
+def test_the_newest_release_is_not_run_in_another_environment():
+    run = machine.command("-m", "scripts.latest")
+    assert (run.returncode, run.stdout, len(run.stderr.splitlines())) == (2, "", 1)
+    assert run.stderr.endswith(f"and this is about {NEWEST}: make latest\n")
+
+
 @pytest.mark.parametrize("target", ["setup", "gpu", "latest"])
 def test_one_that_is_not_whole_is_set_up(target):
     run = subprocess.run(["make", "-Bn", target], cwd=machine.ROOT, capture_output=True, encoding="utf-8", check=True)
