@@ -40,7 +40,6 @@ BYTES = 28  # of the feature, a pixel: 3 colours as float32, each patch in two f
 PROMPT = "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>What is this?<|im_end|>\n<|im_start|>assistant\n"
 SAYS = re.compile(r"sglang-shm-hotfix: .*")  # the line that the plugin prints
 COUNTS = re.compile(r"warm_segments: \d+ features sent.*")  # and those that it logs, at the 1st, 10th, ... image
-SEMAPHORE = "sem."  # how their names begin in /dev/shm
 LIMITS = {"boot": 600.0, "generate": 900.0}  # seconds
 
 
@@ -57,17 +56,20 @@ class Result:
 
     @property
     def left(self) -> list[str]:
-        """The names of segments that were there when the engine had ended."""
-        return [name for name in self.verdict.leftovers.segments if not name.startswith(SEMAPHORE)]
+        """The names that the requests had made, and that were there when the engine had ended."""
+        events = self.verdict.events
+        first = next(at for at, event in enumerate(events) if event["what"] == "case")
+        made = {event.get("name", "").removeprefix("/") for event in events[first:] if event["what"] in NAMING}
+        return [name for name in self.verdict.leftovers.segments if name in made]
 
     @property
-    def semaphores(self) -> int:
-        """How many semaphores were there. They are sglang's own: it ends its processes by SIGKILL."""
-        return len(self.verdict.leftovers.segments) - len(self.left)
+    def left_by_the_boot(self) -> list[str]:
+        """The other names that were there: sglang's own, for sglang ends its processes by SIGKILL."""
+        return [name for name in self.verdict.leftovers.segments if name not in self.left]
 
     @property
     def is_good(self) -> bool:
-        """Whether there are n equal answers, and no name is left."""
+        """Whether there are n equal answers, and the requests have left no name."""
         return len(self.answers) == N and len(set(self.answers)) == 1 and not self.left
 
 
@@ -146,7 +148,8 @@ def report(options: argparse.Namespace, without: Result, with_it: Result) -> Ite
     rows: list[list[object]] = [["", "as released", "with the plugin"]]
     rows.append([f"n = {N}, {SIDE} x {SIDE}: answers", *(answers_of(side) for side in sides)])
     rows.append(["names: segments made, links made", *("{create}, {link}".format(**side.names) for side in sides)])
-    rows.append([f"left in {SHM}: names, semaphores", *(f"{len(side.left)}, {side.semaphores}" for side in sides)])
+    rows.append([f"left in {SHM} by requests", *(", ".join(side.left) or "nothing" for side in sides)])
+    rows.append(["left there by the boot", *(", ".join(side.left_by_the_boot) or "nothing" for side in sides)])
     for n in LARGE:
         title = f"n = {n}, {options.side} x {options.side}: ms of event loop"
         rows.append([title, *(f"{side.milliseconds[n]:.1f}" for side in sides)])
