@@ -2,18 +2,22 @@
 PYTHON ?= python3
 AS_OF := 2026-05-24# the day after sglang 0.5.12.post1: its unpinned dependencies have moved on since
 
+LATEST_AS_OF := 2026-11-25# when 0.5.23 was the newest release
+
 BIN := .venv/bin
 WHOLE := .venv/.whole# touched last: without it the environment is not taken for a whole one
 WHOLE_GPU := .venv-gpu/.whole
-COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes \
+WHOLE_LATEST := .venv-latest/.whole
+RESOLVE := $(BIN)/uv pip compile --quiet --universal --generate-hashes \
 	--custom-compile-command 'make lock'
+COMPILE := $(RESOLVE) --python-version 3.10
 
 # What other programs on this machine need must not change what the kit's own Python imports and asserts.
 unexport PYTHONPATH PYTHONHOME PYTHONOPTIMIZE PYTHONSTARTUP PYTEST_ADDOPTS PYTEST_PLUGINS
 export PYTHONUTF8 := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo gpu test check tidy lab notebooks book doctor lock readme clean
+.PHONY: help setup demo gpu latest test check tidy lab notebooks book doctor lock readme clean
 
 help: ## print this
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 10
@@ -27,6 +31,9 @@ demo: $(WHOLE) ## see sglang 0.5.12.post1 die of one image with n = 2, then see 
 gpu: $(WHOLE_GPU) ## the same two runs with all of sglang's dependencies (9.2 GB), on the GPU if one answers
 	.venv-gpu/bin/python repro/crash.py
 	.venv-gpu/bin/python fixed/crash.py
+
+latest: $(WHOLE_LATEST) ## the real engine of sglang 0.5.23 on a CPU, without the plugin and with it (Python 3.11 to 3.13)
+	.venv-latest/bin/python -m scripts.latest
 
 test: $(WHOLE) tidy ## prove all of it, on the real engine, in the lab and in the notebooks
 	$(BIN)/python -m pytest -n 2
@@ -61,9 +68,11 @@ lock: ## resolve requirements/*.in again
 	cd requirements && ../$(COMPILE) --exclude-newer $(AS_OF) --excludes cpu.without cpu.in -o cpu.lock
 	cd requirements && ../$(COMPILE) -c cpu.lock tools.in -o tools.lock
 	cd requirements && ../$(COMPILE) --exclude-newer $(AS_OF) --excludes gpu.without gpu.in -o gpu.lock
+	cd requirements && ../$(RESOLVE) --python-version 3.11 --exclude-newer $(LATEST_AS_OF) \
+		--excludes latest.without latest.in -o latest.lock
 
-clean: ## remove .venv, .venv-gpu and what the tools leave
-	rm -rf .venv .venv-gpu .pytest_cache .ruff_cache .hypothesis *.egg-info build fixed/hotfix/build fixed/hotfix/*.egg-info
+clean: ## remove .venv, .venv-gpu, .venv-latest and what the tools leave
+	rm -rf .venv .venv-gpu .venv-latest .pytest_cache .ruff_cache .hypothesis *.egg-info build fixed/hotfix/build fixed/hotfix/*.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 $(WHOLE): requirements/installer.lock requirements/cpu.lock requirements/tools.lock pyproject.toml
@@ -71,3 +80,6 @@ $(WHOLE): requirements/installer.lock requirements/cpu.lock requirements/tools.l
 
 $(WHOLE_GPU): requirements/installer.lock requirements/gpu.lock pyproject.toml
 	@$(PYTHON) scripts/set_up.py --gpu
+
+$(WHOLE_LATEST): requirements/installer.lock requirements/latest.lock pyproject.toml
+	@$(PYTHON) scripts/set_up.py --latest

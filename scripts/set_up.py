@@ -1,4 +1,4 @@
-"""Make .venv, or .venv-gpu, with everything that is locked: `make setup` and `make gpu` call this program.
+"""Make .venv, .venv-gpu or .venv-latest, with everything that is locked: `make setup`, `make gpu`, `make latest`.
 
 It needs the standard library only, because it runs before anything is installed. What cannot work is said before
 anything is downloaded, in one line, with status 2. A set-up that was interrupted is resumed.
@@ -47,6 +47,7 @@ class Kind:
     gigabytes: float  # on the disk, measured with du
     downloaded: float  # gigabytes the first time, measured at the network interface
     afterwards: str
+    oldest: tuple[int, int] = (3, 10)  # Python, for which its locks are resolved
 
 
 CPU = Kind(
@@ -66,11 +67,21 @@ GPU = Kind(
     afterwards="`.venv-gpu/bin/python repro/crash.py` uses a GPU if one answers",
 )
 
+LATEST = Kind(
+    target="make latest",
+    folder=".venv-latest",
+    locks={"latest.lock": "sglang 0.5.23 and its torch"},
+    gigabytes=6.1,
+    downloaded=2.5,
+    afterwards="`.venv-latest/bin/python -m scripts.latest` runs its engine, without the plugin and with it",
+    oldest=(3, 11),
+)
+
 
 def main(words: Sequence[str] | None = None) -> int:
     """0: the environment is whole. 1: a step failed, and has said why. 2: it cannot be made here. 130: interrupted."""
     options = parse(words)
-    kind = GPU if options.gpu else CPU
+    kind = GPU if options.gpu else LATEST if options.latest else CPU
     try:
         require(kind)
     except Refused as refusal:
@@ -85,8 +96,10 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def parse(words: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description="Make .venv, or .venv-gpu, with everything that is locked.")
-    parser.add_argument("--gpu", action="store_true", help="make .venv-gpu, for a machine with a GPU")
+    parser = argparse.ArgumentParser(description="Make an environment of the kit, with everything that is locked.")
+    kinds = parser.add_mutually_exclusive_group()
+    kinds.add_argument("--gpu", action="store_true", help="make .venv-gpu, for a machine with a GPU")
+    kinds.add_argument("--latest", action="store_true", help="make .venv-latest, with sglang 0.5.23")
     parser.add_argument("--only-uv", action="store_true", help="bring the installer, and nothing else")
     return parser.parse_args(words)
 
@@ -99,6 +112,7 @@ def tell(kind: Kind, what: str) -> None:
 def require(kind: Kind) -> None:
     """Raise Refused if this machine cannot have the environment."""
     preflight.require_linux()
+    require_python(kind)
     require_processor()
     require_glibc()
     if importlib.util.find_spec("ensurepip") is None:
@@ -109,6 +123,16 @@ def require(kind: Kind) -> None:
     if not os.access(ROOT, os.W_OK):
         raise Refused(f"cannot write to {ROOT}", "clone the kit to a folder of your own")
     require_room(kind)
+
+
+def require_python(kind: Kind) -> None:
+    """Raise Refused for a Python that is older than the environment's locks."""
+    if sys.version_info[:2] < kind.oldest:
+        wanted, found = (".".join(map(str, numbers)) for numbers in (kind.oldest, sys.version_info[:2]))
+        raise Refused(
+            f"{kind.folder} needs Python {wanted} to 3.13, and this is Python {found}",
+            f"name another one: {kind.target} PYTHON=python3.12",
+        )
 
 
 def require_processor() -> None:

@@ -21,6 +21,7 @@ from repro.lab import doctor, folders, pictures
 from repro.lab.doctor import Check
 from repro.lab.engine import tiny_vlm
 from repro.lab.machine import preflight, surroundings
+from repro.lab.releases import NEWEST
 from tests import machine
 
 CREATOR = """
@@ -108,11 +109,12 @@ def test_which_environment_this_is(mark, expected, tmp_path):
     (tmp_path / mark).mkdir()
     assert surroundings.here(str(tmp_path)) == expected
     assert surroundings.here(str(machine.ROOT / ".venv-gpu")) == surroundings.GPU
+    assert surroundings.here(str(machine.ROOT / ".venv-latest")) == surroundings.LATEST
     assert doctor.environment().state == "OK"
 
 
 def test_every_environment_has_its_locks():
-    for kind in (surroundings.CPU, surroundings.GPU, surroundings.CONDA):
+    for kind in (surroundings.CPU, surroundings.GPU, surroundings.LATEST, surroundings.CONDA):
         assert kind.locks
         assert all((machine.ROOT / "requirements" / name).is_file() for name in kind.locks)
 
@@ -162,6 +164,13 @@ def test_the_affected_releases(release, state, monkeypatch):
     monkeypatch.setattr(doctor, "version", lambda name: release)
     check = doctor.sglang()
     assert (check.state, release in check.what) == (state, True)
+
+
+def test_the_newest_release_is_right_in_its_own_environment(monkeypatch):
+    monkeypatch.setattr(doctor, "version", lambda name: NEWEST)
+    assert doctor.sglang().state == "note"
+    monkeypatch.setattr(doctor, "HERE", surroundings.LATEST)
+    assert doctor.sglang().state == "OK"
 
 
 def test_without_dot(monkeypatch):

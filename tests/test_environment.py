@@ -12,6 +12,7 @@ from importlib.metadata import packages_distributions
 import pytest
 import yaml
 
+from repro.lab.releases import NEWEST
 from scripts import as_conda
 from tests import machine, texts
 
@@ -76,6 +77,19 @@ def test_the_runtime_is_the_last_affected_release():
         assert "\nsglang==0.5.12.post1 " in (machine.ROOT / f"requirements/{lock}.lock").read_text(encoding="utf-8")
 
 
+def test_the_environment_of_the_newest_release_has_it():
+    pins = (machine.ROOT / "requirements" / "latest.lock").read_text(encoding="utf-8")
+    assert f"\nsglang=={NEWEST} " in pins
+
+
+@pytest.mark.parametrize("name", ["cpu", "gpu", "latest"])
+def test_what_is_left_out_of_a_lock_is_not_in_it(name):
+    left_out = (machine.ROOT / "requirements" / f"{name}.without").read_text(encoding="utf-8").splitlines()
+    names = {normal(line) for line in left_out if line and not line.startswith("#")}
+    assert names
+    assert not names & pinned(name)
+
+
 def test_what_is_installed_is_what_is_locked():
     run = subprocess.run(
         [sys.executable, "-m", "pip", "freeze", "--all"], capture_output=True, encoding="utf-8", check=True
@@ -108,7 +122,7 @@ def test_environment_yml_names_what_exists():
 def test_make_alone_prints_the_targets():
     run = subprocess.run(["make"], cwd=machine.ROOT, capture_output=True, encoding="utf-8", check=True)
     targets = {line.split()[0] for line in run.stdout.splitlines()}
-    assert {"setup", "demo", "gpu", "test", "check", "lab", "lock", "clean"} <= targets
+    assert {"setup", "demo", "gpu", "latest", "test", "check", "lab", "lock", "clean"} <= targets
 
 
 def test_a_whole_environment_is_not_set_up_again():
@@ -118,13 +132,19 @@ def test_a_whole_environment_is_not_set_up_again():
     assert "set_up" not in run.stdout
 
 
-@pytest.mark.parametrize("script", ["bench_crash", "bench_lab", "bench_server", "notebooks"])
+@pytest.mark.parametrize("script", ["bench_crash", "bench_lab", "bench_server", "latest", "notebooks"])
 def test_a_script_that_is_run_by_hand_can_still_be_started(script):
     run = machine.command("-m", f"scripts.{script}", "--help")
     assert (run.returncode, run.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("target", ["setup", "gpu"])
+def test_the_newest_release_is_not_run_in_another_environment():
+    run = machine.command("-m", "scripts.latest")
+    assert (run.returncode, run.stdout, len(run.stderr.splitlines())) == (2, "", 1)
+    assert run.stderr.endswith(f"and this is about {NEWEST}: make latest\n")
+
+
+@pytest.mark.parametrize("target", ["setup", "gpu", "latest"])
 def test_one_that_is_not_whole_is_set_up(target):
     run = subprocess.run(["make", "-Bn", target], cwd=machine.ROOT, capture_output=True, encoding="utf-8", check=True)
     assert "scripts/set_up.py" in run.stdout

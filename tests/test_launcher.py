@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from repro.lab.engine import launcher
+from repro.lab.engine import launcher, sgl_kernel_standin
 from repro.lab.evidence.verdict import TOO_LONG
 from repro.lab.refused import Refused
 from tests import machine, scenes
@@ -101,6 +101,23 @@ def test_the_standin_for_sgl_kernel_raises_and_names_the_kernel():
     verdict = launcher.run(scenes.kernel, Namespace(n=2))
     assert verdict.error == "RuntimeError"
     assert "sgl_kernel.kvcacheio.transfer_kv_all_layer was called" in verdict.message
+
+
+OPERATORS = """
+from repro.lab.engine import sgl_kernel_standin
+assert sgl_kernel_standin.install_if_missing()
+import torch
+ours, others = torch.ops.sgl_kernel, torch.ops.others
+print(hasattr(ours, "some_cpu"), hasattr(ours, "some"), hasattr(others, "some_cpu"))
+ours.some_cpu()
+"""
+
+
+@pytest.mark.parametrize(("switch", "there"), [("1", "True False False"), ("", "False False False")])
+def test_the_standin_has_operators_where_a_run_wants_them(switch, there):
+    run = machine.command("-c", OPERATORS, **{sgl_kernel_standin.OPERATORS: switch})
+    assert run.stdout.strip() == there
+    assert ("torch.ops.sgl_kernel.some_cpu was called, but" in run.stderr) == bool(switch)
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])

@@ -19,6 +19,7 @@ from tests import machine
 
 PROGRAM = machine.ROOT / "scripts" / "set_up.py"
 OLD = "import runpy, sys; sys.version_info = (3, {minor}, 0); runpy.run_path({program!r}, run_name='__main__')"
+WANTED = [([], set_up.CPU.gigabytes), (["--gpu"], set_up.GPU.gigabytes), (["--latest"], set_up.LATEST.gigabytes)]
 HOSTILE = {
     "PIP_USER": "1",
     "PIP_REQUIRE_HASHES": "1",
@@ -100,7 +101,17 @@ def test_what_cannot_work_is_said_before_anything_is_started(
         assert word in told.err
 
 
-@pytest.mark.parametrize(("options", "gigabytes"), [([], set_up.CPU.gigabytes), (["--gpu"], set_up.GPU.gigabytes)])
+def test_the_newest_release_needs_a_newer_python_than_the_rest(monkeypatch, capsys, nothing_is_run):
+    monkeypatch.setattr(sys, "version_info", (3, 10, 12))
+    set_up.require_python(set_up.CPU)
+    assert set_up.main(["--latest"]) == 2
+    told = capsys.readouterr().err
+    assert len(told.splitlines()) == 1
+    assert ".venv-latest needs Python 3.11 to 3.13, and this is Python 3.10: " in told
+    assert "make latest PYTHON=" in told
+
+
+@pytest.mark.parametrize(("options", "gigabytes"), WANTED)
 def test_too_little_disk_is_said_before_anything_is_started(options, gigabytes, monkeypatch, capsys, nothing_is_run):
     usage = shutil.disk_usage("/")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=int(1e9)))
@@ -181,10 +192,10 @@ def test_everything_is_installed_by_its_hash(tmp_path, monkeypatch):
     called = []
     monkeypatch.setattr(set_up.SetUp, "call", lambda self, *words: called.append([*map(str, words)]))
     monkeypatch.setattr(set_up.SetUp, "answers", lambda self, *words: "")
-    for kind in (set_up.CPU, set_up.GPU):
+    for kind in (set_up.CPU, set_up.GPU, set_up.LATEST):
         set_up.SetUp(kind, tmp_path).run(only_uv=False)
     installs = [words for words in called if "install" in words and "--editable" not in words]
-    assert len(installs) == 5
+    assert len(installs) == 7
     assert all("--require-hashes" in words and "--no-deps" in words for words in installs)
 
 

@@ -29,7 +29,7 @@ from repro.lab.machine import device, preflight, surroundings
 from repro.lab.machine.holders import held_inodes, inode
 from repro.lab.places import ROOT, SHM, cache_directory
 from repro.lab.refused import Refused
-from repro.lab.releases import AFFECTED
+from repro.lab.releases import AFFECTED, NEWEST
 from repro.lab.terminal import OneLineParser, command
 
 LOCKS = ROOT / "requirements"
@@ -153,12 +153,14 @@ def torch() -> Check:
 
 
 def sglang() -> Check:
-    """OK for an affected release of sglang, a note for another one; it is not imported."""
+    """OK for the release of this environment, or an affected one; a note for another one. It is not imported."""
     found = _installed("sglang")
     if not found:
         return Check("FAIL", "sglang is missing", SET_UP)
     if found in AFFECTED:
         return Check("OK", f"sglang {found}, affected: one image and n > 1 kill it")
+    if found == NEWEST and HERE == surroundings.LATEST:
+        return Check("OK", f"sglang {found}, which `make latest` runs with the plugin and without")
     return Check("note", f"sglang {found} is not affected, repro/crash.py will not crash", SET_UP)
 
 

@@ -2,6 +2,10 @@
 
 It imports, and it raises when anything of it is called: a run that would need a kernel cannot pass by accident.
 sglang's own CPU unit tests stub the package in the same way.
+
+The package also registers operators with torch. Models of newer releases look up `torch.ops.sgl_kernel.NAME_cpu` when
+they are imported. Where OPERATORS is set, the stand-in answers that, too. It is not always set: an older release asks
+whether an operator is there, and would take another way if it were.
 """
 
 from __future__ import annotations
@@ -9,10 +13,12 @@ from __future__ import annotations
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import os
 import sys
 from types import ModuleType
 
 PACKAGE = "sgl_kernel"
+OPERATORS = "SGLANG_SHM_KIT_STANDIN_OPERATORS"  # environment variable: 1 if the stand-in has operators, too
 
 
 def install_if_missing() -> bool:
@@ -25,7 +31,26 @@ def install_if_missing() -> bool:
             for name in [name for name in sys.modules if name.partition(".")[0] == PACKAGE]:
                 del sys.modules[name]
     sys.meta_path.insert(0, _Finder())
+    if os.environ.get(OPERATORS) == "1":
+        _stand_in_for_operators()
     return True
+
+
+def _stand_in_for_operators() -> None:
+    """From now on, `torch.ops.sgl_kernel.NAME_cpu` can be looked up, and not called."""
+    from torch import _ops
+
+    original = _ops._OpNamespace.__getattr__
+
+    def look_up(namespace, name: str) -> object:
+        try:
+            return original(namespace, name)
+        except AttributeError:
+            if namespace.name == PACKAGE and name.endswith("_cpu"):
+                return _MissingKernel(f"torch.ops.{PACKAGE}.{name}")
+            raise
+
+    _ops._OpNamespace.__getattr__ = look_up
 
 
 class _MissingKernel:
