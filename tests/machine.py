@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -36,7 +35,7 @@ def _ours() -> set[str]:
     ledger = os.environ.get(recorder.LEDGER)
     if not ledger:
         return names()
-    return {json.loads(line)["name"] for line in Path(ledger).read_text(encoding="utf-8").splitlines()}
+    return {line.rpartition(" ")[0] for line in Path(ledger).read_text(encoding="utf-8").splitlines()}  # name, inode
 
 
 def processes_of(folder: Path) -> list[int]:

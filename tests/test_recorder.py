@@ -8,7 +8,7 @@ from multiprocessing import shared_memory
 
 import pytest
 
-from repro.lab.evidence import leftovers
+from repro.lab.evidence import leftovers, recorder
 from repro.lab.evidence.event import Event
 from repro.lab.evidence.recorder import Recorder
 from tests import machine
@@ -122,3 +122,20 @@ def test_a_full_disk_is_counted_and_does_not_reach_what_is_recorded():
         assert recorder.lost == 2
     finally:
         recorder.stop()
+
+
+def test_of_a_shared_dev_shm_the_suite_looks_at_the_names_in_its_ledger(tmp_path, monkeypatch, recorded):
+    """Where the suite cannot have a /dev/shm of its own, another program's names must not turn it red."""
+    (tmp_path / "ledger").touch()
+    monkeypatch.setenv(recorder.LEDGER, str(tmp_path / "ledger"))
+    before = machine.names()
+    foreign = machine.SHM / f"somebody else's {os.getpid()}"
+    with open(posix.open(foreign, os.O_CREAT | os.O_WRONLY, 0o600), "w", encoding="utf-8"):
+        pass  # as another process makes it: unseen by the recorder
+    ours = shared_memory.SharedMemory(create=True, size=8)
+    try:
+        assert machine.left_since(before) == {ours.name}
+    finally:
+        ours.close()
+        ours.unlink()
+        foreign.unlink()
