@@ -17,19 +17,25 @@ DROPPINGS = shutil.ignore_patterns("build", "*.egg-info", "__pycache__")
 
 
 def hotfix() -> None:
-    """Install the distribution in `fixed/hotfix` for this process and its children, as an operator does with pip, into
-    a folder of the run. sglang itself finds the plugin and loads it. Raises Refused if pip cannot install it."""
-    run = Path(tempfile.mkdtemp(prefix="hotfix-"))
+    """Install the hotfix for this process and its children, into a folder of the run. sglang itself finds the plugin
+    and loads it. Raises Refused if pip cannot install it."""
+    target = hotfix_in(Path(tempfile.mkdtemp(prefix="hotfix-")))
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(target), os.environ.get("PYTHONPATH", "")])
+    sys.path.insert(0, str(target))
+
+
+def hotfix_in(folder: Path) -> Path:
+    """Install the distribution in `fixed/hotfix` below `folder`, as an operator does with pip. Returns the path to be
+    put on PYTHONPATH. Raises Refused if pip cannot install it."""
     for part in ("hotfix", "designs"):  # pip builds where the source lies, and must leave nothing in the checkout
-        shutil.copytree(HERE / part, run / part, ignore=DROPPINGS)
+        shutil.copytree(HERE / part, folder / part, ignore=DROPPINGS)
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation"]
-    target = run / "installed"
-    made = subprocess.run([*pip, "--target", target, run / "hotfix"], stdin=subprocess.DEVNULL, capture_output=True)
+    target = folder / "installed"
+    made = subprocess.run([*pip, "--target", target, folder / "hotfix"], stdin=subprocess.DEVNULL, capture_output=True)
     if made.returncode:
         reason = made.stderr.decode(errors="replace").strip().splitlines()[-1:]
         raise Refused(f"pip could not install the hotfix ({' '.join(reason)})", "run `make setup`")
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(target), os.environ.get("PYTHONPATH", "")])
-    sys.path.insert(0, str(target))
+    return target
 
 
 FIXES = {"detach": detach.apply, "hotfix": hotfix}

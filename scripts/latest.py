@@ -37,7 +37,6 @@ from repro.lab.terminal import OneLineParser, aligned, command, count, progress
 N, SIDE = 3, 112  # of the request whose answers are compared
 LARGE = (1, 2, 8)  # n of the requests whose sends are timed
 BYTES = 28  # of the feature, a pixel: 3 colours as float32, each patch in two frames, and a little more
-PROMPT = "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>What is this?<|im_end|>\n<|im_start|>assistant\n"
 SAYS = re.compile(r"sglang-shm-hotfix: .*")  # the line that the plugin prints
 COUNTS = re.compile(r"warm_segments: \d+ features sent.*")  # and those that it logs, at the 1st, 10th, ... image
 LIMITS = {"boot": 600.0, "generate": 900.0}  # seconds
@@ -104,10 +103,7 @@ def require(side: int) -> None:
     if version("sglang") != NEWEST:
         raise Refused(f"this environment has sglang {version('sglang')}, and this is about {NEWEST}", "make latest")
     preflight.require_shared_memory()
-    needed, free = side**2 * BYTES * (max(LARGE) + 1), shutil.disk_usage(SHM).free
-    if free < needed:
-        told = f"{SHM} has {free / 1e6:.0f} MB free, and this takes {needed / 1e6:.0f} MB"
-        raise Refused(told, "give a smaller --side")
+    preflight.require_room(0, side**2 * BYTES * (max(LARGE) + 1), "give a smaller --side")
 
 
 def run(options: argparse.Namespace, *, plugin: bool) -> Result:
@@ -216,7 +212,7 @@ def picture(side: int, number: int) -> Any:
 def ask(llm: Any, image: Any, n: int) -> list[str]:
     """The n answers."""
     sampling = {"n": n, "max_new_tokens": 8, "temperature": 0}
-    answers = llm.generate(prompt=PROMPT, image_data=image, sampling_params=sampling)
+    answers = llm.generate(prompt=engine.chat(engine.PROMPT), image_data=image, sampling_params=sampling)
     return [answer["text"] for answer in (answers if n > 1 else [answers])]
 
 

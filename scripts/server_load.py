@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import random
 import sys
 import time
@@ -90,7 +89,7 @@ class Clients:
 
     async def run(self) -> None:
         """Ask each question alone, and then all of them."""
-        if await clients.healthy(self.load.port, self._health, self.server) != "200":
+        if await clients.healthy(self.load.port, self.plain, self.server) != "200":
             return
         note("phase", phase="generate")
         asked = asks(self.load.requests, self.load.most)
@@ -105,15 +104,10 @@ class Clients:
         self._memory("end")
         after = await self._answer(Ask(None, 0, n=1))
         note("next", served=bool(after.finished))
-        note("names", left=[each.name for each in leftovers.left(self._events()) if each.what in event.NAMING])
+        there = leftovers.left(recorder.current().events())
+        note("names", left=[each.name for each in there if each.what in event.NAMING])
         await self.openai.close()
         await self.plain.aclose()
-
-    async def _health(self) -> str:
-        try:
-            return str((await self.plain.get("/health")).status_code)
-        except Exception as error:  # it boots
-            return clients.name_of(error)
 
     async def _client(self, waiting: Any, alone: dict[tuple[str, int], str | None]) -> None:
         for number, ask in waiting:
@@ -156,9 +150,6 @@ class Clients:
             note("memory", when=when, bytes=[part.memory_info().rss for part in parts])
         except psutil.NoSuchProcess:
             note("memory", when=when, bytes=[])
-
-    def _events(self) -> list[event.Event]:
-        return event.events(event.lines(Path(os.environ[recorder.EVENTS_FILE]).read_bytes())[0])
 
 
 if __name__ == "__main__":

@@ -18,15 +18,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from a plain checkout, too
 
-from repro.lab.engine import made_pictures, tiny_vlm
+from repro.lab.engine import chat, made_pictures, tiny_vlm
 
 SEED, THREADS = 24231, 1
 STEPS, COOLING, BATCH, RATE, WARM_UP = 1200, 150, 32, 2.5e-3, 40
 EXAM_SEED, EXAM = 7, 400
 SHARPER = 2.0  # the last layer is scaled by this: at temperature 1 the rare slips go, and the true variants stay
-BEFORE = "<|im_start|>user\n"
-PICTURE = "<|vision_start|><|image_pad|><|vision_end|>"
-AFTER = "<|im_end|>\n<|im_start|>assistant\n"
 QUESTIONS = ("What is this?", "What is this?", "What is this?", "What?", "What do you see?")
 PIECES = 16  # image tokens of a picture of 112 x 112 pixels: 8 x 8 patches, merged two by two
 GRID = [1, 8, 8]
@@ -92,7 +89,7 @@ class Trainer:
         question = self.dice.choice(QUESTIONS)
         scenes = [made_pictures.Scene(0) if without_picture else made_pictures.any_scene(self.dice)]
         scenes += [scenes[0] if without_picture else made_pictures.any_scene(self.dice) for _ in range(BATCH - 1)]
-        asked = self.tokens(BEFORE + ("" if without_picture else PICTURE) + question + AFTER)
+        asked = self.tokens(chat(question, picture=not without_picture))
         said = [self.tokens(f" {made_pictures.any_sentence(s, self.dice)}<|im_end|>") for s in scenes]
         longest = max(map(len, said))
         pad = self.tokenizer.pad_token_id
@@ -127,7 +124,7 @@ def answers(trainer: Trainer, pictures: list[Any], temperature: float = 0.0) -> 
     import torch
 
     dice = torch.Generator().manual_seed(EXAM_SEED)
-    asked = torch.tensor([trainer.tokens(BEFORE + PICTURE + QUESTIONS[0] + AFTER)] * len(pictures))
+    asked = torch.tensor([trainer.tokens(chat(QUESTIONS[0]))] * len(pictures))
     given = trainer.pixels(pictures)
     ids = asked
     with torch.no_grad():

@@ -6,6 +6,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from repro.lab.lifted import make_request
+from repro.lab.lifted.request import FEATURES
 from repro.lab.releases import FIXED, LAST, NEWEST
 from repro.lab.upstream.standin_data import TokenizedGenerateReqInput
 
@@ -13,6 +14,14 @@ CONTAINED = NEWEST  # a release from 0.5.19 on: the failure of a send is a faile
 SHAPES = st.lists(st.integers(0, 5), min_size=1, max_size=3)
 DTYPES = st.sampled_from(["float32", "float16", "bfloat16", "int64", "uint8", "bool"])
 RELEASES = [LAST, FIXED, CONTAINED]
+ANY = {  # what `batch` and an experiment are given
+    "feature": st.sampled_from(FEATURES),
+    "n": st.integers(1, 5),
+    "prompts": st.integers(1, 3),
+    "items": st.integers(1, 3),
+    "shape": SHAPES,
+    "dtype": DTYPES,
+}
 
 
 def batch(prompts: int, feature: str = "tensor", **more: object) -> list[TokenizedGenerateReqInput]:

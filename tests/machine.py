@@ -67,6 +67,11 @@ def command(
     )
 
 
+def start(code: str, folder: Path, **pipes: Any) -> subprocess.Popen:
+    """A Python of its own that runs `code`, with its temporary files below `folder`."""
+    return subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=surroundings(folder), **pipes)
+
+
 def on_host(host: Host | None, folder: Path | None, **environment: str) -> dict[str, Any]:
     """What `subprocess` needs to be told so that a script boots its engines on `host`."""
     if host is None:

@@ -27,10 +27,6 @@ from repro.lab.places import SHM
 from repro.lab.server.clients import listening
 from repro.lab.upstream import plugs
 
-USER = "<|im_start|>user\n"
-PICTURE = "<|vision_start|><|image_pad|><|vision_end|>"
-ASSISTANT = "<|im_end|>\n<|im_start|>assistant\n"
-
 # name -> (colours of the images, one a prompt; n; how many answers)
 CASES = {
     "n = 1": (["crimson"], 1),
@@ -140,7 +136,7 @@ def ask(llm: Any, colours: list[str], n: int) -> list[str]:
     """The texts of n samples for each prompt, one prompt an image (or one without an image), at temperature 0."""
     from PIL import Image
 
-    prompt = [f"{USER}{PICTURE}What is this?{ASSISTANT}"] * len(colours) or [f"{USER}What is this?{ASSISTANT}"]
+    prompt = [engine.chat(engine.PROMPT)] * len(colours) or [engine.chat(engine.PROMPT, picture=False)]
     image = [Image.new("RGB", (112, 112), colour) for colour in colours] or None
     one = len(prompt) == 1
     answers = llm.generate(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 from argparse import Namespace
 
 import psutil
@@ -78,13 +77,7 @@ def test_a_host_ends_with_the_process_that_has_started_it(tmp_path):
         "import time; from repro.lab import engine; from repro.lab.engine.host import Host\n"
         "host = Host(engine.environment('tiny', engine.CPU)); print(host.process.pid, flush=True); time.sleep(600)"
     )
-    starter = subprocess.Popen(
-        [sys.executable, "-c", code],
-        cwd=machine.ROOT,
-        env=machine.surroundings(tmp_path),
-        stdout=subprocess.PIPE,
-        encoding="utf-8",
-    )
+    starter = machine.start(code, tmp_path, stdout=subprocess.PIPE, encoding="utf-8")
     host = psutil.Process(int(starter.stdout.readline()))
     starter.send_signal(signal.SIGKILL)
     starter.communicate()

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import importlib
 import json
-import shutil
-import subprocess
-import sys
 from argparse import Namespace
 from dataclasses import dataclass
 
 import pytest
 
+from fixed import install
 from repro.lab import engine
 from repro.lab.engine import launcher
 from repro.lab.engine.host import Host
@@ -32,13 +30,7 @@ N = 8  # samples of the request whose scheduler is killed
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
     """A folder that the distribution was installed into, to be put on PYTHONPATH."""
-    copy, folder = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("installed")
-    droppings = shutil.ignore_patterns("build", "*.egg-info", "__pycache__")
-    for part in ("hotfix", "designs"):
-        shutil.copytree(machine.ROOT / "fixed" / part, copy / part, ignore=droppings)
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation"]
-    subprocess.run([*pip, "--target", folder, copy / "hotfix"], check=True)
-    return folder
+    return install.hotfix_in(tmp_path_factory.mktemp("hotfix"))
 
 
 @dataclass
@@ -288,12 +280,8 @@ if __name__ == "__main__":
 @pytest.mark.parametrize(("design", "status"), [("", 0), ("one_segment", 2)])
 def test_a_server_that_is_somebodys_child_says_so_once(installed, tmp_path, design, status):
     """Such as one that a trainer starts with `multiprocessing.Process(target=launch_server)`."""
-    metadata = tmp_path / "sglang-0.5.12.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: sglang\nVersion: 0.5.12\n", encoding="utf-8")
     (tmp_path / "launcher.py").write_text(IN_A_CHILD.format(code=REGISTER), encoding="utf-8")
-    path = f"{tmp_path}:{installed}"
-    run = machine.command(tmp_path / "launcher.py", PYTHONPATH=path, SGLANG_SHM_HOTFIX=design)
+    run = register(installed, tmp_path, "0.5.12", design, command=[tmp_path / "launcher.py"])
     assert run.returncode == status, run.stderr
     assert [line[: len(SAYS)] for line in run.stderr.splitlines()] == [SAYS]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from argparse import Namespace
@@ -126,12 +125,7 @@ def test_a_script_that_is_stopped_leaves_nothing(temporary_folder, how):
         "from argparse import Namespace; from repro.lab.engine import launcher; from tests import scenes; "
         "launcher.run(scenes.littering, Namespace(n=2, then='hang'))"
     )
-    script = subprocess.Popen(
-        [sys.executable, "-c", code],
-        cwd=machine.ROOT,
-        env=machine.surroundings(temporary_folder),
-        stderr=subprocess.DEVNULL,
-    )
+    script = machine.start(code, temporary_folder, stderr=subprocess.DEVNULL)
     machine.wait_for(lambda: phase_begun(temporary_folder, "generate"), 30, "the child's littering")
     script.send_signal(how)
     script.wait(20)

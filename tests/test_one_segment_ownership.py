@@ -16,25 +16,17 @@ from fixed.designs import ONE_SEGMENT, shm_names
 from fixed.designs import one_segment_many_names as linked
 from repro.lab.lifted import Fault, run
 from repro.lab.lifted.fault import MOMENTS
-from repro.lab.lifted.request import FEATURES, checksums
+from repro.lab.lifted.request import checksums
 from repro.lab.places import SHM
 from repro.lab.releases import LAST
 from tests import machine
-from tests.batches import CONTAINED, DTYPES, RELEASES, SHAPES, batch, examples
+from tests.batches import ANY, CONTAINED, RELEASES, batch, examples
 
 
 @pytest.mark.parametrize("release", RELEASES)
 def test_every_send_owns_what_it_sends(release):
     @examples(25)
-    @given(
-        feature=st.sampled_from(FEATURES),
-        n=st.integers(1, 5),
-        prompts=st.integers(1, 3),
-        items=st.integers(1, 3),
-        ranks=st.sampled_from([1, 1, 2]),
-        shape=SHAPES,
-        dtype=DTYPES,
-    )
+    @given(**ANY, ranks=st.sampled_from([1, 1, 2]))
     def check(feature, n, prompts, items, ranks, shape, dtype):
         sent = batch(prompts, feature, items=items, shape=shape, dtype=dtype)
         result = run(sent, n=n, ranks=ranks, release=release, fix=ONE_SEGMENT)

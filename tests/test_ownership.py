@@ -7,27 +7,18 @@ import copy
 
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 
 from fixed.detach import detach
 from fixed.mutants import AS_RELEASED, MUTANTS
 from repro.lab.lifted import make_request, run
-from repro.lab.lifted.request import FEATURES
 from repro.lab.releases import FIXED, LAST
 from repro.lab.upstream.release import Release
-from tests.batches import CONTAINED, DTYPES, SHAPES, batch, examples
+from tests.batches import ANY, CONTAINED, batch, examples
 
 
 def ownership_of(release: str, fix):
     @examples(40)
-    @given(
-        feature=st.sampled_from(FEATURES),
-        n=st.integers(1, 5),
-        prompts=st.integers(1, 3),
-        items=st.integers(1, 3),
-        shape=SHAPES,
-        dtype=DTYPES,
-    )
+    @given(**ANY)
     def check(feature, n, prompts, items, shape, dtype):
         result = run(batch(prompts, feature, items=items, shape=shape, dtype=dtype), n=n, release=release, fix=fix)
         if result.verdict.outcome == "refused":  # POSIX has no segments without bytes; no release looks for that

@@ -25,12 +25,11 @@ from repro.lab.lifted import Fault, make_request, small_shm
 from repro.lab.lifted.pool import pool
 from repro.lab.places import ROOT, SHM
 from repro.lab.refused import Refused
-from repro.lab.upstream.plugs import around
+from repro.lab.upstream.plugs import KILL, around
 from repro.lab.upstream.release import Release
 from repro.lab.upstream.source import INSTALLED
 
 SITUATIONS = {"scheduler killed": "exits", "server killed": "by_sglang"}  # what it is called -> how it ends
-KILL = "sglang.srt.utils.common.kill_process_tree"
 ALL = (AS_RELEASED, *DESIGNS, *MUTANTS)
 LIMIT = 300.0  # seconds
 MEBIBYTES, SIZE, N = 64, 1120, 8  # Docker's default, and samples of one image of 30 MB

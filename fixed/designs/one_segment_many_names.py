@@ -200,9 +200,7 @@ def first_name(tensor: Any) -> str:
 def new_segment(tensor: Any) -> str:
     """The name of a new segment, mode 0600, that holds the bytes of `tensor`. Raises OSError, and leaves nothing
     then."""
-    import torch
-
-    content = memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    content = memoryview(bytes_of(tensor).numpy())
     if not content:
         raise OSError(errno.EINVAL, "a segment cannot be empty")
     segment = created(new_name(), len(content))
@@ -215,6 +213,13 @@ def new_segment(tensor: Any) -> str:
     finally:
         segment.close()
     return segment.name
+
+
+def bytes_of(tensor: Any) -> Any:
+    """The bytes of `tensor` on the CPU, as a one-dimensional tensor of uint8."""
+    import torch
+
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
 
 
 def add_names(names: list[str], count: int) -> None:

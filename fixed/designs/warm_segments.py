@@ -75,12 +75,10 @@ def name_for(tensor: Any) -> str:
 
 
 def _in_the_pool(tensor: Any) -> str | None:
-    import torch
-
     if not one.Links.work:
         return None
     try:
-        return POOL.name_for(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8))
+        return POOL.name_for(one.bytes_of(tensor))
     except OSError as error:
         if error.errno in one.CANNOT_LINK:
             one.Links.work = False

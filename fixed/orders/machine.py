@@ -42,6 +42,14 @@ class Act(NamedTuple):
     send: int = -1
 
 
+def codes(faults: Iterable[str], known: Mapping[str, int]) -> set[int]:
+    """The numbers of these faults. Raises Refused for a fault that is none."""
+    faults = list(faults)
+    if unknown := [fault for fault in faults if fault not in known]:
+        raise Refused(f"{unknown[0]!r} is no fault", f"give some of: {', '.join(known)}")
+    return {known[fault] for fault in faults}
+
+
 class Machine:
     """A protocol with n samples and so many ranks; `faults` are those of FAULTS that may come, at most one a run.
     Raises Refused for a fault that is none."""
@@ -51,10 +59,7 @@ class Machine:
 
     def __init__(self, protocol: Protocol, n: int, ranks: int, faults: Iterable[str] = ()) -> None:
         self.protocol, self.n, self.ranks = protocol, n, ranks
-        faults = list(faults)
-        if unknown := [fault for fault in faults if fault not in FAULTS]:
-            raise Refused(f"{unknown[0]!r} is no fault", f"give some of: {', '.join(FAULTS)}")
-        self.faults = {FAULTS[fault] for fault in faults}
+        self.faults = codes(faults, self.knows)
         self.sends = sends_of(n)
         self.program = list(protocol.program(n))
         self.end = len(self.program)

@@ -33,9 +33,9 @@ from fixed.orders.machine import (
     TRACKER,
     UNLINKED,
     Act,
+    codes,
 )
 from fixed.orders.protocols import BASE_NAME, LEASE, LINK_COUNT, ONLY_BASE_NAME, Pool, sends_of
-from repro.lab.refused import Refused
 
 STRANGER, BASE_NAME_GONE = "a stranger", 6
 NOTHING = -1  # no segment yet, and no pixels
@@ -77,10 +77,7 @@ class PoolMachine:
 
     def __init__(self, protocol: Any, n: int, ranks: int, faults: Iterable[str] = ()) -> None:
         self.protocol, self.n, self.ranks = protocol, n, ranks
-        faults = list(faults)
-        if unknown := [fault for fault in faults if fault not in self.knows]:
-            raise Refused(f"{unknown[0]!r} is no fault", f"give some of: {', '.join(self.knows)}")
-        self.faults = {self.knows[fault] for fault in faults}
+        self.faults = codes(faults, self.knows)
         self.pool: Pool = protocol.pool
         counts = [sends_of(n), *[1] * self.pool.later]
         self.request_of = [request for request, count in enumerate(counts) for _ in range(count)]

@@ -119,7 +119,7 @@ def engine_scene(arguments: Namespace) -> list[str]:
 
     llm = engine.start(arguments.model, arguments.device, **arguments.engine)
     answers = llm.generate(
-        prompt="<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>What?<|im_end|>\n<|im_start|>assistant\n",
+        prompt=engine.chat("What?"),
         image_data=Image.new("RGB", (112, 112), "crimson"),
         sampling_params={"n": 2, "max_new_tokens": 4, "temperature": 0},
         stream=arguments.stream,

@@ -26,12 +26,18 @@ START_METHOD = "SGLANG_SHM_KIT_START_METHOD"  # environment variable: how the en
 MEET_IN = "SGLANG_DISTRIBUTED_INIT_METHOD_OVERRIDE"  # environment variable of sglang: `init_method` of torch
 EVERYWHERE = {"enable_multimodal": True, "skip_server_warmup": True, "disable_cuda_graph": True, "random_seed": 0}
 PROMPT = "What is this?"
+PICTURE = "<|vision_start|><|image_pad|><|vision_end|>"
 SAYS = {  # what the phases of a run are called on a terminal
     "model": "looking for the model",
     "import": "importing sglang",
     "boot": "booting sglang: tokenizer, scheduler, detokenizer",
     "generate": "one image, n samples",
 }
+
+
+def chat(question: str, *, picture: bool = True) -> str:
+    """The prompt that asks the tiny model this question, about one picture or about none."""
+    return f"<|im_start|>user\n{PICTURE if picture else ''}{question}<|im_end|>\n<|im_start|>assistant\n"
 
 
 def default_model(device: Device) -> str:

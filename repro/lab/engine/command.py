@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from repro.lab.engine import report
-from repro.lab.engine.boot import SAYS
+from repro.lab.engine.boot import PROMPT, SAYS
 from repro.lab.evidence.verdict import Outcome, Verdict
 from repro.lab.machine import device, preflight
 from repro.lab.refused import Refused
@@ -111,7 +111,7 @@ def parse(description: str, promise: Outcome, manner: Manner) -> Namespace:
     parser = OneLineParser(description=" ".join(description.split()))
     parser.add_argument("--n", type=count, default=2, help="how many samples to ask for (default: %(default)s)")
     parser.add_argument("--image", type=Path, metavar="FILE", help="an image (default: 112 x 112 pixels of crimson)")
-    parser.add_argument("--prompt", default="What is this?", metavar="TEXT", help="what to ask (default: %(default)s)")
+    parser.add_argument("--prompt", default=PROMPT, metavar="TEXT", help="what to ask (default: %(default)s)")
     parser.add_argument(
         "--model",
         metavar="PATH_OR_ID",

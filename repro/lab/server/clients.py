@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,11 +74,19 @@ def connected(port: int) -> tuple[httpx.AsyncClient, AsyncOpenAI]:
     return plain, AsyncOpenAI(base_url=f"{address}/v1", **ours)
 
 
-async def healthy(port: int, health: Callable[[], Awaitable[str]], server: psutil.Process) -> str:
-    """What `health` says when it is `200` and the server itself listens at this port, or when the server is gone. A
+async def health(plain: httpx.AsyncClient) -> str:
+    """The status of `/health`, or what the client's library raises."""
+    try:
+        return str((await plain.get("/health")).status_code)
+    except Exception as error:
+        return name_of(error)
+
+
+async def healthy(port: int, plain: httpx.AsyncClient, server: psutil.Process) -> str:
+    """What `/health` says when it is `200` and the server itself listens at this port, or when the server is gone. A
     foreign program that has taken the port may say `200`, too."""
     while _lives(server):
-        if (says := await health()) == "200" and any(at == port for _, at, _ in listening(server)):
+        if (says := await health(plain)) == "200" and any(at == port for _, at, _ in listening(server)):
             return says
         await asyncio.sleep(POLL)
     return "the server is gone"
@@ -103,7 +111,7 @@ class Clients:
 
     async def run(self) -> list[str] | None:
         """Do what the plan says; the texts of the culprit's answer, or None if there was none."""
-        said = await healthy(self.plan.port, self._health, self.server)
+        said = await healthy(self.plan.port, self.plain, self.server)
         if said != "200":  # the server died while it booted
             note("health", when="before", says=said)
             return None
@@ -125,18 +133,11 @@ class Clients:
         await self.plain.aclose()
         return texts
 
-    async def _health(self) -> str:
-        """The status of `/health`, or what the client's library raises."""
-        try:
-            return str((await self.plain.get("/health")).status_code)
-        except Exception as error:
-            return name_of(error)
-
     async def _health_at_last(self) -> str:
         """What `/health` says, asked again after a 503: the scheduler ignores the question while a batch is ending, and
         then nothing answers sglang's own check, `http_server.health_generate`, within its 20 s."""
-        said = await self._health()
-        return await self._health() if said == "503" else said
+        said = await health(self.plain)
+        return await health(self.plain) if said == "503" else said
 
     async def _ask(self, kind: str, body: Body, number: int = 0) -> list[str] | None:
         """The texts of the answer to `body`, or None. What the client saw is noted."""
