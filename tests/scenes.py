@@ -253,6 +253,20 @@ def littering(arguments: Namespace) -> str:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def gone_at_once(arguments: Namespace) -> list[str]:
+    """A scheduler that makes a name, removes the name and ends, all sooner than anybody looks."""
+    import setproctitle
+
+    scheduler = os.fork()
+    if not scheduler:
+        setproctitle.setproctitle("sglang::scheduler")
+        segment = shared_memory.SharedMemory(create=True, size=8)
+        segment.unlink()
+        os._exit(0)
+    os.waitpid(scheduler, 0)
+    return ["an answer"]
+
+
 def kernel(arguments: Namespace) -> None:
     """Calls a kernel that only a GPU has."""
     from repro.lab.engine import sgl_kernel_standin

@@ -52,6 +52,11 @@ def test_a_death_without_a_word_names_the_signal(name):
     assert not verdict.is_the_crash()
 
 
+def test_a_scheduler_that_ends_before_anybody_looks_is_told_too():
+    verdict = launcher.run(scenes.gone_at_once, Namespace(n=1))
+    assert verdict.died == ["tokenizer exited with 0", "scheduler gone with it"]
+
+
 def test_hung():
     verdict = launcher.run(scenes.hanging, Namespace(n=2), limits={"boot": 30, "generate": 0.5})
     assert (verdict.outcome, verdict.error) == ("hung", TOO_LONG)

@@ -33,6 +33,7 @@ from repro.lab.evidence import event, leftovers
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 GRACE = 3.0  # seconds for the rest of a dying tree to go by itself
 TICK = 0.02
+RECORDED = ("scheduler", "detokenizer")  # the roles of sglang's processes besides the tokenizer
 
 
 @dataclass(frozen=True)
@@ -218,10 +219,13 @@ class Watch:
             self.report.log = log.read().decode(errors="replace")
 
     def _gone(self) -> list[str]:
-        """The roles of sglang's other processes that ended by themselves. (How, only their parent learns.)"""
-        alive = [entry.partition(" ")[2] for entry in self.report.processes]
-        titles = [title for title in self.titles.values() if title.startswith("sglang::") and title not in alive]
-        return [title.removeprefix("sglang::") for title in titles]
+        """The roles of sglang's other processes that ended by themselves. (How, only their parent learns.) A process is
+        known by its title; one that ended before its title was seen, by what it has recorded."""
+        alive = {int(entry.partition(" ")[0]) for entry in self.report.processes}
+        recorded = {note["pid"]: note["role"] for note in self.report.notes if note.get("role") in RECORDED}
+        titled = {pid: title for pid, title in self.titles.items() if title.startswith("sglang::")}
+        roles = recorded | {pid: title.removeprefix("sglang::") for pid, title in titled.items()}
+        return [role for pid, role in roles.items() if pid not in alive]
 
     def _sweep(self) -> None:
         """Unlink the names that this run made and that are still there; nothing else in /dev/shm is touched."""
