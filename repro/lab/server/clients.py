@@ -125,10 +125,10 @@ class Clients:
             await self.all_stream.wait()
         texts = await self._ask("culprit", self.plan.culprit)
         await asyncio.gather(*streams)
+        if self.gone:  # a dying server still takes connections, and cuts them: the next client comes after that
+            await self.gone
         await self._ask("next", question("And now?"))
         note("health", when="after", says=await self._health_at_last())
-        if self.gone:
-            await self.gone
         await self.openai.close()
         await self.plain.aclose()
         return texts
