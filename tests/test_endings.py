@@ -198,6 +198,7 @@ def test_without_inotify_the_lab_works_and_says_what_is_missing(monkeypatch):
     assert "max_user_instances" in result.notes[0]
 
 
+@pytest.mark.long
 def test_a_run_that_has_no_descriptor_left_is_not_the_recorders_fault():
     """sglang's own open fails then, in its own place; the recorder, which has its file open, raises nothing."""
     code = (

@@ -63,6 +63,7 @@ def test_refused(script, words, expected, folder):
         ("repro/server.py", ["--with", "detach"], ["--with", "--help"]),
         ("repro/server.py", ["--clients", "0"], ["--clients", "'0'", "give a whole number of 1 or more"]),
         ("fixed/server.py", ["--clients", "65"], ["--clients 65", "give 64 or fewer"]),
+        ("repro/server.py", ["--replicas", "5"], ["--replicas 5", "give 4 or fewer"]),
         ("fixed/server.py", ["--with", "luck"], ["--with", "'luck'", "hotfix"]),
     ],
 )

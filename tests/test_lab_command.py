@@ -57,6 +57,7 @@ def test_why_has_nothing_to_say_of_a_run_that_is_well():
     assert (told.returncode, told.stdout, len(told.stderr.splitlines())) == (2, "", 1)
 
 
+@pytest.mark.long
 @pytest.mark.network
 def test_bisect_tries_every_release():
     told = json.loads(machine.command("-m", "repro.lab", "--bisect", "--json").stdout)
@@ -111,6 +112,7 @@ def test_bad_usage_of_the_lab(words):
     assert words[1] in told.stderr
 
 
+@pytest.mark.long
 @pytest.mark.network
 def test_the_trigger_table_without_the_engine_is_as_known():
     told = machine.command("-m", "repro.lab", "--when", "--quick", "--json")
