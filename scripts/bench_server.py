@@ -12,7 +12,6 @@ upstream's fix. The other columns are designs of this kit, as the plugin brings 
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import os
@@ -33,7 +32,7 @@ from repro.lab.engine import launcher
 from repro.lab.engine.host import Host
 from repro.lab.evidence.recorder import note
 from repro.lab.evidence.verdict import Verdict
-from repro.lab.terminal import aligned, count
+from repro.lab.terminal import OneLineParser, aligned, command, count
 from scripts.server_load import MOST, Load
 
 RELEASED, ONE = "released", "released, n = 1"
@@ -157,9 +156,10 @@ def _over(told: dict[str, dict[str, Any]], name: str) -> Iterator[str]:
     yield from (f"{each[name] / base:.2f}" if base and each["whole"] else "-" for each in told.values())
 
 
+@command
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = OneLineParser(description=__doc__)
     parser.add_argument("--requests", type=count, default=200, help="default: %(default)s")
     parser.add_argument("--at-once", type=count, default=16, help="default: %(default)s")
     parser.add_argument("--side", type=count, default=448, help="of the images, in pixels (default: %(default)s)")
@@ -177,4 +177,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -39,6 +39,7 @@ def folder(tmp_path):
         (["--n", "0"], ["--n", "'0'", "give a whole number of 1 or more"]),
         (["--n", "-1"], ["--n", "'-1'", "give a whole number of 1 or more"]),
         (["--n", "x"], ["--n", "'x'", "give a whole number of 1 or more"]),
+        (["--n", "1001"], ["--n 1001", "give 1000 or fewer"]),
         (["--n"], ["--n"]),
         (["--colour", "red"], ["--colour red", "--help"]),
         (["--device", "tpu"], ["--device", "'tpu'", "cuda"]),

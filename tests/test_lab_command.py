@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 
 import pytest
@@ -86,6 +87,20 @@ def test_another_experiment_has_other_events():
 def test_what_is_no_token(text):
     with pytest.raises(Refused, match="is no token"):
         replay.Token.parse(text)
+
+
+def test_a_trace_for_which_there_is_no_room_is_not_half_written(tmp_path):
+    file = tmp_path / "trace.json"
+    file.write_text("before", encoding="utf-8")
+    code = (
+        "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))\n"
+        "from pathlib import Path; from repro.lab.machine import preflight\n"
+        f"preflight.write(Path({str(file)!r}), 'x' * 1000, '--trace')"
+    )
+    told = machine.command("-c", code)
+    assert "Refused: cannot write" in told.stderr
+    assert (file.read_text(encoding="utf-8"), os.listdir(tmp_path)) == ("before", ["trace.json"])
 
 
 def test_explain_names_what_is_lifted_and_what_is_not():
