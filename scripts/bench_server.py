@@ -5,9 +5,10 @@ Half of the requests have an image, n goes from 1 to 8, and one client in ten go
 answers that did not come whole. `wrong` counts answers of which a sample is not what the same question got alone, at
 temperature 0. `blocked` is the longest time for which the event loop of the tokenizer's process did nothing else:
 there, a heartbeat asks for its turn every millisecond. `all blocks` is the sum of what was over 5 ms. `gap` is the
-time between two tokens of one sample, at the clients without an image. The released server dies at the first image
-with n > 1. So the first column is the released server when all of its clients ask for one sample. `detach` is
-upstream's fix. The other columns are designs of this kit, as the plugin brings them into a server.
+time between two tokens of one sample, at the clients without an image. `names, still served` is how many are in
+/dev/shm when the last answer is there: a design may keep some for the next request. The released server dies at the
+first image with n > 1. So the first column is the released server when all of its clients ask for one sample.
+`detach` is upstream's fix. The other columns are designs of this kit, as the plugin brings them into a server.
 """
 
 from __future__ import annotations
@@ -120,7 +121,8 @@ def measured(verdict: Verdict, requests: int) -> dict[str, Any]:
         "went by themselves": sum(asked["leaves"] and not asked["error"] for asked in of["asked"]),
         "lost": sum(bool(asked["error"]) if asked["leaves"] else not asked["whole"] for asked in of["asked"]),
         "wrong": sum(asked["wrong"] for asked in of["asked"]),
-        "names left": len(of["names"][0]["left"]),
+        "names, still served": len(of["names"][0]["left"]),
+        "names left at the end": len([name for name in verdict.leftovers.segments if not name.startswith("sem.")]),
         "MiB, start": memory["start"],
         "MiB, half": memory.get("half", 0.0),
         "MiB, end": memory["end"],
