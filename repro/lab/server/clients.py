@@ -1,8 +1,9 @@
 """The clients: a process of its own, with the `openai` package as people use it, on loopback.
 
-`python -m repro.lab.server.clients PLAN` detaches itself from the server's process, waits until the server is healthy,
-does what the plan says, notes in the run's record what each client saw, and asks the server to stop. The library's own
-retries are off, for a retry hides what it repeats; and no proxy of the environment is asked for loopback.
+`python -m repro.lab.server.clients PLAN` detaches itself from the server's process and waits until the server is
+healthy. Then it does what the plan says, notes in the run's record what each client saw, and asks the server to stop.
+The library's own retries are off, because a retry hides the first failure. No proxy of the environment is used for
+loopback.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ if TYPE_CHECKING:
     import httpx
     from openai import AsyncOpenAI
 
-LIMIT = 110.0  # seconds for one request, less than a warden's limit for all of it
-HEALTH = 30.0  # seconds for an answer of /health, which takes up to 20
+LIMIT = 110.0  # seconds for one request; less than a warden's limit for all requests
+HEALTH = 30.0  # seconds for an answer of /health, which can take up to 20
 POLL = 0.05  # seconds between two looks at a server that boots
-REFUSED_WITHIN = 2.0  # seconds in which a dead server's port is looked at
+REFUSED_WITHIN = 2.0  # seconds for which a dead server's port is watched
 STORY = "Tell a long story."
 
 
@@ -46,8 +47,8 @@ def main(file: Path) -> None:
 
 @contextlib.contextmanager
 def beside(pid: int) -> Iterator[psutil.Process]:
-    """In a child of this process, an orphan that is recorded: the server's process, which is asked to stop at the end.
-    The process that calls this exits at once."""
+    """A context in a recorded child, which becomes an orphan. It gives the server's process, and asks the server to
+    stop at the end. The process that calls this exits at once."""
     server = psutil.Process(pid)
     if os.fork():
         os._exit(0)
@@ -62,8 +63,8 @@ def beside(pid: int) -> Iterator[psutil.Process]:
 
 
 def connected(port: int) -> tuple[httpx.AsyncClient, AsyncOpenAI]:
-    """A plain client of the server at this port of loopback, and one of the `openai` package. Neither of them asks a
-    proxy of the environment, and neither tries again what has failed."""
+    """A plain client of the server at this port of loopback, and a client of the `openai` package. Neither client uses
+    a proxy of the environment, and neither client retries."""
     import httpx
     from openai import AsyncOpenAI
 
@@ -83,8 +84,8 @@ async def health(plain: httpx.AsyncClient) -> str:
 
 
 async def healthy(port: int, plain: httpx.AsyncClient, server: psutil.Process) -> str:
-    """What `/health` says when it is `200` and the server itself listens at this port, or when the server is gone. A
-    foreign program that has taken the port may say `200`, too."""
+    """Wait until `/health` says `200` and the server itself listens at this port, or until the server is gone. Returns
+    what `/health` said last. (Another program that has taken the port may say `200`, too.)"""
     while _lives(server):
         if (says := await health(plain)) == "200" and any(at == port for _, at, _ in listening(server)):
             return says
@@ -110,7 +111,7 @@ class Clients:
         self.gone: asyncio.Task | None = None
 
     async def run(self) -> list[str] | None:
-        """Do what the plan says; the texts of the culprit's answer, or None if there was none."""
+        """Do what the plan says. Returns the texts of the culprit's answer, or None if there was no answer."""
         said = await healthy(self.plan.port, self.plain, self.server)
         if said != "200":  # the server died while it booted
             note("health", when="before", says=said)
@@ -125,7 +126,7 @@ class Clients:
             await self.all_stream.wait()
         texts = await self._ask("culprit", self.plan.culprit)
         await asyncio.gather(*streams)
-        if self.gone:  # a dying server still takes connections, and cuts them: the next client comes after that
+        if self.gone:  # a dying server still accepts connections and cuts them, so the next client waits
             await self.gone
         await self._ask("next", question("And now?"))
         note("health", when="after", says=await self._health_at_last())
@@ -134,8 +135,9 @@ class Clients:
         return texts
 
     async def _health_at_last(self) -> str:
-        """What `/health` says, asked again after a 503: the scheduler ignores the question while a batch is ending, and
-        then nothing answers sglang's own check, `http_server.health_generate`, within its 20 s."""
+        """The answer of `/health` at the end. After a 503, the question is asked again: while a batch is ending, the
+        scheduler ignores the question, and sglang's own check, `http_server.health_generate`, gets no answer within its
+        20 s."""
         said = await health(self.plain)
         return await health(self.plain) if said == "503" else said
 
@@ -170,7 +172,7 @@ class Clients:
         else:
             note("client", kind="other", number=number, whole=seen["tokens"] == seen["asked"], **seen)
         if not seen["tokens"]:
-            self._has_first_token()  # it will never have one: nobody waits for it
+            self._has_first_token()  # this client will never have a first token, so nobody must wait for it
 
     def _has_first_token(self) -> None:
         self.waiting_for_first_token -= 1
@@ -178,7 +180,7 @@ class Clients:
             self.all_stream.set()
 
     def _cut(self, kind: str, number: int, error: Exception, seen: dict[str, Any]) -> None:
-        """Note an answer that did not come, or was cut; after the first of them, look when the port is closed."""
+        """Note an answer that did not come or was cut. After the first such answer, watch until the port is closed."""
         cause = f" < {name_of(error.__cause__)}" if error.__cause__ else ""
         says = " ".join(str(error).split())[:300]
         note("client", kind=kind, number=number, whole=False, error=name_of(error) + cause, says=says, **seen)
@@ -197,8 +199,8 @@ class Clients:
 
 
 def listening(server: psutil.Process) -> list[tuple[str, int, str]]:
-    """Where the server's processes accept connections over the network: address, port, the process's title. Nothing of
-    processes that are gone."""
+    """The places where the server's processes accept connections over the network: address, port, the process's title.
+    Processes that are gone have none."""
     sockets = []
     with contextlib.suppress(psutil.NoSuchProcess):
         for process in (server, *server.children(recursive=True)):
@@ -208,7 +210,7 @@ def listening(server: psutil.Process) -> list[tuple[str, int, str]]:
 
 
 def name_of(error: BaseException) -> str:
-    """The class of an exception, with the package that it is from: `httpx.RemoteProtocolError`."""
+    """The class of an exception, with its package: `httpx.RemoteProtocolError`."""
     kind = type(error)
     package = kind.__module__.partition(".")[0]
     return kind.__name__ if package == "builtins" else f"{package}.{kind.__name__}"
