@@ -46,7 +46,9 @@ tidy: $(WHOLE)
 	$(BIN)/ruff check
 	$(BIN)/codespell *.md docs Makefile Dockerfile .github notebooks repro fixed tests scripts --ignore-words-list whats --skip "*.svg,*/.ipynb_checkpoints/*"
 
+# JupyterLab shows kept pictures only in a notebook that it trusts.
 lab: $(WHOLE) ## open JupyterLab at the notebooks
+	@$(BIN)/jupyter trust $(wildcard notebooks/*.ipynb notebooks/solutions/*.ipynb) >/dev/null
 	$(BIN)/jupyter lab --notebook-dir notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
 
 notebooks: $(WHOLE) ## execute every notebook from clean and keep its outputs

@@ -55,9 +55,9 @@ def paths() -> list[Path]:
 
 @functools.cache
 def executed(path: Path) -> NotebookNode:
-    """The notebook at `path`, run from clean in its own folder, once. A Chinese one has the code of the English one,
-    and shows what that one printed. Raises CellExecutionError if a cell fails that should not, or does not fail that
-    should."""
+    """Run the notebook at `path` from clean in its own folder, once, and return it. A Chinese notebook has the code of
+    the English one, and gets the English one's outputs. Raises CellExecutionError if a cell fails unexpectedly, or if a
+    cell that must fail does not fail."""
     english = path.with_name(path.name.replace(CHINESE, ""))
     return _run(path) if path == english else translated(nbformat.read(path, as_version=4), executed(english))
 
@@ -103,8 +103,8 @@ def kept(notebook: NotebookNode) -> NotebookNode:
 
 
 def compared(notebook: NotebookNode) -> list[str]:
-    """Each code cell's output as one text, without what differs from run to run; of a cell tagged `measured`, only that
-    word."""
+    """Each code cell's output as one text, without the parts that differ from run to run. For a cell tagged `measured`,
+    the text is only that word."""
     names: dict[str, str] = {}
     texts = []
     for cell in kept(notebook).cells:
@@ -148,11 +148,11 @@ def book(folder: Path, run: Callable[[Path], NotebookNode] = executed) -> None:
 
 
 def _offline(page: str) -> str:
-    """Without scripts (none is needed), with links between the notebooks that lead to their pages."""
+    """The page without scripts (it needs none). Links between notebooks lead to their pages."""
     page = re.sub(r"<script\b.*?</script>", "", page, flags=re.DOTALL)
     page = re.sub(r'href="solutions/([0-9]\w+)\.ipynb"', r'href="solution_\1.html"', page)
     page = re.sub(r'href="(?:\.\./)?([0-9][\w.-]+)\.ipynb"', r'href="\1.html"', page)
-    # what is not in the book is only named
+    # a link to a file outside the book becomes plain text
     page = re.sub(r'<a href="[^":]+\.(?:md|py)(?:#[\w-]+)?">(.*?)</a>', r"\1", page)
     return page.replace("</head>", f"{BOOK_STYLE}</head>")
 

@@ -1,4 +1,4 @@
-"""JupyterLab in a real browser: run a notebook, step the stepper by mouse and by keyboard, be graded."""
+"""JupyterLab in a real browser: open every notebook, run two, step the stepper by mouse and by keyboard, be graded."""
 
 from __future__ import annotations
 
@@ -10,13 +10,21 @@ import subprocess
 import sys
 import urllib.request
 
+import nbformat
 import pytest
 
+from scripts import notebooks
 from tests import machine
 from tests.browser import CHROMIUM, FLAGS, needed
 
 pytestmark = needed
 IDLE = "document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status === 'idle'"
+TRUST = [sys.executable, "-m", "jupyter", "trust"]
+DRAWN = """count => {
+    const pictures = [...document.querySelectorAll('.jp-OutputArea-output img, .jp-OutputArea-output svg')]
+    const boxes = pictures.map(picture => picture.getBoundingClientRect())
+    return boxes.filter(box => box.width > 5 && box.height > 5).length >= count
+}"""
 WRONG = "def prepare(request):\n    import copy\n    return copy.copy(request)"
 RIGHT = (
     "import copy\ndef prepare(request):\n    if request.mm_inputs:\n"
@@ -40,7 +48,10 @@ def lab(tmp_path_factory):
     tracker.parent.mkdir(parents=True)
     tracker.write_text('{"windowingMode": "none"}', encoding="utf-8")  # else cells out of sight are not in the page
     places = {"JUPYTER_CONFIG_DIR": "config", "JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "w"}
+    places["JUPYTER_DATA_DIR"] = "data"
     environment = machine.surroundings(folder, **{name: str(folder / place) for name, place in places.items()})
+    trusted = [str(path) for path in folder.glob("notebooks/**/*.ipynb")]  # as `make lab` does
+    subprocess.run([*TRUST, *trusted], env=environment, check=True, capture_output=True)
     with open(folder / "log", "w", encoding="utf-8") as log:
         server = subprocess.Popen(words, env=environment, stdout=log, stderr=log, start_new_session=True)
         try:
@@ -97,6 +108,15 @@ def run_all(page) -> None:
 def wait_until_idle(page, seconds: int) -> None:
     page.wait_for_timeout(5000)
     page.wait_for_function(IDLE, timeout=1000 * seconds)
+
+
+def test_make_lab_trusts_the_notebooks():
+    """Else JupyterLab shows no kept picture before its cell is run."""
+    run = subprocess.run(["make", "-n", "lab"], cwd=machine.ROOT, capture_output=True, encoding="utf-8", check=True)
+    trusting, opening = run.stdout.splitlines()[-2:]
+    assert "jupyter trust" in trusting
+    assert {str(path.relative_to(machine.ROOT)) for path in notebooks.paths()} <= set(trusting.split())
+    assert "jupyter lab" in opening
 
 
 def frame(page) -> tuple[str, str, str, str]:
@@ -156,3 +176,18 @@ def test_the_grade_of_a_wrong_and_of_a_right_fix(lab, page):
         page.keyboard.press("Control+Enter")
         wait_until_idle(page, 60)
         assert exercise.locator(".jp-OutputArea-output").last.inner_text().strip() == str(expected)
+
+
+@pytest.mark.parametrize("path", notebooks.paths(), ids=lambda path: path.name)
+def test_every_notebook_opens_with_what_it_keeps(lab, page, path):
+    """All of its cells are there, no output is an error, each kept picture is drawn, and an answer unfolds."""
+    cells = nbformat.read(path, as_version=4).cells
+    kept = [output.get("data", {}) for cell in cells for output in cell.get("outputs", [])]
+    page.goto(lab(path.relative_to(notebooks.FOLDER).as_posix()))
+    page.wait_for_function(f"document.querySelectorAll('.jp-Notebook .jp-Cell').length === {len(cells)}")
+    page.wait_for_function(DRAWN, arg=sum("image/svg+xml" in data for data in kept))
+    assert page.locator("[data-mime-type='application/vnd.jupyter.stderr'], .jp-mod-error").count() == 0
+    for folded in page.locator("details").all()[:1]:
+        assert folded.get_attribute("open") is None
+        folded.locator("summary").click()
+        assert folded.get_attribute("open") is not None

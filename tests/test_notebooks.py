@@ -1,26 +1,27 @@
-"""The notebooks run top to bottom, say what they said, and hold no line of sglang's."""
+"""The notebooks run from top to bottom, print what they printed before, and open and close alike."""
 
 from __future__ import annotations
 
 import copy
+import itertools
 import os
 import re
 import signal
+from pathlib import Path
 
 import nbformat
 import pytest
 from jupyter_client import KernelManager
 
 from repro.lab.teaching.transcript import numbered
-from repro.lab.upstream import source
 from scripts import notebooks
 from tests import machine
 from tests.browser import CHROMIUM, FLAGS, needed
 
 COLORS = """[getComputedStyle(document.body).backgroundColor,
              getComputedStyle(document.querySelector('p, li')).color]"""
-SKELETON = (("you need", "takes", "afterward"), ("What to remember", "Next"))
-CHINESE_SKELETON = (("你需要", "用时", "读完之后"), ("要记住的", "下一步"))
+HEADS = ("You need", "It takes", "Afterwards", "minutes", "What to remember", "Next")
+CHINESE_HEADS = ("你需要", "用时", "读完之后", "分钟", "要记住的", "下一步")
 PATHS = notebooks.paths()
 IDS = [str(path.relative_to(notebooks.FOLDER)) for path in PATHS]
 
@@ -80,16 +81,6 @@ def test_names_are_compared_by_their_order():
     assert numbered("/sgl_shm_mm_7_0a1b", kept := {}) == numbered("/sgl_shm_mm_7_0a1b", kept) == "/sgl_shm_mm_1"
 
 
-@pytest.mark.parametrize("path", PATHS, ids=IDS)
-def test_holds_no_line_of_sglang(path):
-    """No output, and no cell, has a line that stands in the two files that the kit is about (short ones aside)."""
-    text = path.read_text(encoding="utf-8")
-    for file in (source.TOKENIZER_MANAGER, source.MM_UTILS):
-        for line in source.read(source.INSTALLED, file).text.splitlines():
-            if len(line.strip()) > 45:
-                assert line.strip() not in text, line
-
-
 def test_a_kernel_without_the_kit_says_so_in_one_line(tmp_path):
     """Each notebook's first code cell, where nothing of the kit can be imported: it fails, with one line that says the
     way out, and without a traceback."""
@@ -119,11 +110,65 @@ def test_is_tidy(path):
     sources = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
     assert sources[0].startswith("# ")
     if path.parent == notebooks.FOLDER:
-        first, last = CHINESE_SKELETON if notebooks.CHINESE in path.name else SKELETON
-        assert all(word in sources[0].lower() for word in first)
-        assert all(word in sources[-1] for word in last)
         assert text.count("<details>") >= 2
         assert sum("assert" in cell.source for cell in notebook.cells if cell.cell_type == "code") >= 3
+
+
+def departures(path: Path, cells: list[nbformat.NotebookNode]) -> list[str]:
+    """In what these cells do not open and close as every notebook does."""
+    need, takes, afterwards, minutes, remember, following = CHINESE_HEADS if notebooks.CHINESE in path.name else HEADS
+    first, last = " ".join(cells[0].source.split()), cells[-1].source
+    before_code = itertools.takewhile(lambda cell: cell.cell_type == "markdown", cells)
+    paragraphs = "\n\n".join(cell.source for cell in before_code).split("\n\n")
+    opening = next((k for k, text in enumerate(paragraphs) if text.startswith(f"**{need}**")), len(paragraphs))
+    why = [text for text in paragraphs[opening + 1 :] if not text.startswith("#")]
+    end = re.search(rf"^## {remember}\n\n1\. .*^(?:## {following}\n|\*\*{following}\W\*\*)(.*)", last, re.M | re.S)
+    asked = {
+        "number": first.startswith(f"# {path.name[:2]} · "),
+        "heads": re.findall(r"\*\*(.+?)\*\*", first)[:3] == [need, takes, afterwards],
+        "minutes": re.search(rf"\*\*{takes}\*\* \d+ {minutes}", first),
+        "why": why or path.parent != notebooks.FOLDER,
+        "end": end,
+        "link": end and re.search(r"\]\([\w./#-]+\)", end[1]),
+    }
+    return [what for what, there in asked.items() if not there]
+
+
+# The last cell of 06 names commands and leads nowhere. Strict: whoever adds the link takes the mark away.
+NO_LINK = [pytest.mark.xfail(strict=True, reason="no link to what is next")]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, marks=NO_LINK if id_ == "06_fix_clinic.ipynb" else [])
+        for path, id_ in zip(PATHS, IDS, strict=True)
+    ],
+    ids=IDS,
+)
+def test_opens_and_closes_as_all_do(path):
+    assert departures(path, nbformat.read(path, as_version=4).cells) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "missing"),
+    [
+        ("# 01 · ", "# ", ["number"]),
+        ("**You need**", "You need", ["heads", "why"]),
+        ("**It takes** 20", "**It takes** twenty", ["minutes"]),
+        ("\n\nA server died", "\nA server died", ["why"]),
+        ("## What to remember", "## To remember", ["end", "link"]),
+        ("## Next", "## Then", ["end", "link"]),
+        ("](", "] (", ["link"]),
+    ],
+)
+def test_another_opening_or_end_is_noticed(old, new, missing):
+    path = notebooks.FOLDER / "01_read_the_crash.ipynb"
+    cells = nbformat.read(path, as_version=4).cells
+    for cell in (cells[0], cells[-1]):
+        cell.source = cell.source.replace(old, new)
+    cells = [cells[0], *(cell for cell in cells if cell.cell_type == "code"), cells[-1]]
+    assert departures(path, cells) == missing
 
 
 @pytest.mark.parametrize("path", PATHS, ids=IDS)

@@ -1,4 +1,5 @@
-"""Why a run crashed: from the failed open back to the item that two sends share, a line a step, each with its place."""
+"""Why a run crashed: the steps from the failed open back to the item that two sends share. Each step has its line and
+place."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ class Cause:
 
 
 def why(run: Run) -> list[Cause]:
-    """The causes of a run's crash, the last one first. Raises Refused if no open of a name that was made has failed."""
+    """The causes of a run's crash, the last cause first. Raises Refused if no open of a name of this run has failed."""
     release = Release.of(run.verdict.release)
     failed = next((event for event in run.events if event.what == "open failed"), None)
     if failed is None or not (made := _first(run, failed.name, "create", "link")):
