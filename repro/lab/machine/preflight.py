@@ -52,7 +52,7 @@ def whole(path: Path, option: str) -> Path:
 
 
 def require_no_pipe(path: Path) -> None:
-    """Raise Refused for a named pipe, a socket or a device. An open of a pipe would wait for a process at the other end,
+    """Raise Refused for a named pipe, a socket or a device. To open a pipe waits for a process at the other end,
     perhaps for ever. A read of a device, such as /dev/full, may never end."""
     with contextlib.suppress(OSError):
         if path.exists() and not (path.is_file() or path.is_dir()):

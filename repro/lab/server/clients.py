@@ -186,7 +186,7 @@ class Clients:
             self.all_stream.set()
 
     def _cut(self, kind: str, number: int, error: Exception, seen: dict[str, Any]) -> None:
-        """Note an answer that did not come or was cut. After the first such answer, watch until all ports are closed."""
+        """Note an answer that did not come or was cut. After the first of them, watch until all ports are closed."""
         cause = f" < {name_of(error.__cause__)}" if error.__cause__ else ""
         says = " ".join(str(error).split())[:300]
         note("client", kind=kind, number=number, whole=False, error=name_of(error) + cause, says=says, **seen)
