@@ -14,15 +14,15 @@ from argparse import Namespace
 import pytest
 
 from fixed.clinic import __main__ as command
-from fixed.clinic import chart, charts, goals, table
+from fixed.clinic import chart, charts, ends, goals, table
 from fixed.clinic.battery import Health
 from fixed.clinic.measure import NS, SIZES, Row, code_lines
-from fixed.clinic.prices import Price, between
-from fixed.designs import DESIGNS, Design, pure_wrap
+from fixed.clinic.prices import Price, between, shm_peak
+from fixed.designs import DESIGNS, WARM_SEGMENTS, Design, pure_wrap
 from fixed.lab import FIXES
 from fixed.mutants import AS_RELEASED, MUTANTS
 from repro.lab import __main__ as lab
-from repro.lab.lifted import run
+from repro.lab.lifted import make_request, run
 from repro.lab.teaching import transcript
 from scripts import readme
 from tests import machine
@@ -119,6 +119,25 @@ def test_prices_that_do_not_depend_on_the_day(rows):
     }
     assert all(1 <= peaks[linked] <= 1.02 for linked in LINKED)
     assert all(min(row["dispatch_ms"], row["floor_ms"], row["fresh_ms"]) > 0 for row in rows if row["correct"])
+
+
+def test_what_is_kept_for_the_next_request_counts_in_the_peak():
+    """Two images of two sizes: the segment of the first one is kept while the second one is sent."""
+    sizes = []
+    for shape in ((8, 16), (16, 16)):
+        request = make_request(shape=shape)
+        sizes.append(request.mm_inputs.mm_items[0].feature.nbytes)
+        result = run(request, n=2, fix=WARM_SEGMENTS)
+    assert shm_peak(result) == sum(sizes)
+    WARM_SEGMENTS.drain()
+
+
+def test_each_design_that_removes_its_names_ends_alone(monkeypatch):
+    """Otherwise the hook of one design would remove the names that another one leaves."""
+    asked = []
+    monkeypatch.setattr(ends, "_leaked", lambda _, designs: asked.append(designs) or dict.fromkeys(designs, 0))
+    assert set(ends.leaked("exits")) == {design.name for design in ends.ALL}
+    assert [names for names in asked if len(names) == 1] == [[linked] for linked in LINKED]
 
 
 def test_what_a_design_changes(rows):
