@@ -153,9 +153,7 @@ def quick(monkeypatch, made, tmp_path):
     monkeypatch.setattr(orders, "explored", lambda arguments: [])
     monkeypatch.setattr(orders, "told", lambda found: [])
     monkeypatch.setattr(orders, "for_real", lambda arguments: 0)
-    monkeypatch.setattr(clinic, "growth", lambda *_: None)
-    monkeypatch.setattr(clinic, "goals", lambda *_: [])
-    monkeypatch.setattr(clinic, "table", lambda rows: "")
+    monkeypatch.setattr(clinic, "in_words", lambda *_: [])
     monkeypatch.setattr(clinic, "chart", lambda rows: "")
     monkeypatch.setattr(doctor, "CHECKS", (doctor.python, doctor.linux))
     return place
