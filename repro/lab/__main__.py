@@ -22,10 +22,10 @@ from repro.lab.machine import preflight
 from repro.lab.pictures.trace import trace
 from repro.lab.places import ROOT
 from repro.lab.refused import Refused
-from repro.lab.releases import ALL, CONTAINED, NEWEST, OLDEST
+from repro.lab.releases import NEWEST, OLDEST
 from repro.lab.terminal import OneLineParser, aligned, command, count
 from repro.lab.trigger_table import HEADS, measured
-from repro.lab.upstream import source, standin_data, standins
+from repro.lab.upstream import source, standin_data, standin_receiver, standins
 from repro.lab.upstream.plugs import Fix, Prepare
 from repro.lab.upstream.release import Release
 
@@ -154,7 +154,7 @@ def told(result: lifted.Run, *, events: bool) -> Iterator[str]:
     verdict = result.verdict
     yield f"sglang {verdict.release} in the lab, n = {verdict.n}: {verdict.outcome}"
     for send in result.sends:
-        state = {True: "intact", False: "DAMAGED", None: "no answer"}[send.intact]
+        state = "error 500" if send.failed else {True: "intact", False: "DAMAGED", None: "no answer"}[send.intact]
         yield f"  {send.label:<12} {state:<10} {', '.join(send.names) or 'inline'}"
     if verdict.error:
         message, where = verdict.message or "", f" at {verdict.where}" if verdict.where else ""
@@ -194,7 +194,7 @@ def _line(cells: Sequence[str]) -> str:
 
 def explain(of: Release) -> Iterator[str]:
     """What is lifted from a release, line by line of its files, and everything that stands in for the rest."""
-    parts = [part for part in (of.mm_utils, of.tokenizer_manager) if part]
+    parts = [part for part in (of.mm_utils, of.tokenizer_manager, of.receiver) if part]
     yield f"lifted from sglang {of.name}, as released:"
     for part in parts:
         lines = sorted(part.lines.items(), key=lambda entry: entry[1])
@@ -203,13 +203,11 @@ def explain(of: Release) -> Iterator[str]:
     stand_ins = standins.of_modules()
     yield "passed in, the real thing:"
     yield f"  {', '.join(sorted(used - set(stand_ins)))}"
-    yield f"passed in, NOT sglang ({_file(standins)}, {_file(standin_data)}):"
+    yield f"passed in, NOT sglang ({', '.join(map(_file, (standins, standin_data, standin_receiver)))}):"
     yield from aligned([("", name, standin.why) for name, standin in stand_ins.items() if name in used])
     from repro.lab.lifted import scheduler_side
 
     yield f"and the scheduler's loop ({_file(scheduler_side)}): receive, unwrap, compare the bytes, answer; no model"
-    if ALL.index(of.name) >= ALL.index(CONTAINED):
-        yield f"not lifted: the receiver, which contains a failed read (from {CONTAINED} on); the lab's scheduler dies"
 
 
 def _file(module: Any) -> str:
