@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from repro.lab import lifted
+from repro.lab.cases import command as cases
 from repro.lab.lifted import bisect, replay, request
 from repro.lab.lifted.experiment import TRANSPORTS
 from repro.lab.lifted.fault import Fault
@@ -42,6 +43,8 @@ def main(words: Sequence[str] | None = None, fixes: Mapping[str, Fix] | None = N
         arguments = parse(words, fixes or {}, prog)
         if arguments.explain:
             print("\n".join(explain(Release.of(arguments.release))))
+        elif arguments.case:
+            print(cases.answer(arguments.case, as_json=arguments.json, picture=arguments.picture))
         elif arguments.when:
             return when(engine=not arguments.quick, as_json=arguments.json)
         elif arguments.bisect:
@@ -275,9 +278,22 @@ def parse(words: Sequence[str] | None, fixes: Mapping[str, Fix], prog: str) -> N
     )
     parser.add_argument("--replay", metavar="TOKEN", help="make an experiment again, by the token that --json printed")
     parser.add_argument("--quick", action="store_true", help="with --when: leave out the rows that boot the engine")
+    parser.add_argument("--case", nargs="?", const=cases.LIST, metavar="NAME", help="make a relative of the crash")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="with --case: write the lanes as SVG")
     arguments = parser.parse_args(words)
+    _require_nothing_else(arguments, parser)
     arguments.words = list(sys.argv[1:] if words is None else words)
     return arguments
+
+
+def _require_nothing_else(arguments: Namespace, parser: OneLineParser) -> None:
+    """Raise Refused for an option that --case does not heed, and for --picture without --case."""
+    given = [name for name, value in vars(arguments).items() if value != parser.get_default(name)]
+    others = [name for name in given if name not in ("case", "json", "picture")]
+    if arguments.case and others:
+        raise Refused(f"--case takes no --{others[0].replace('_', '-')}", "give --json or --picture FILE with it")
+    if arguments.picture and not arguments.case:
+        raise Refused("--picture belongs to --case", "give --case NAME, too")
 
 
 if __name__ == "__main__":

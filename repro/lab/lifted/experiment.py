@@ -45,7 +45,8 @@ class Experiment:
     what is to be killed. `timeout` is in seconds. A small /dev/shm is `repro.lab.lifted.small_shm`.
 
     `undone` are the expansion points (1, 2) at which the fix of a fixed release is taken away again. `record` is a file
-    that gets each event at once and stays when the run is over. `look` is called before what is left is swept.
+    that gets each event at once and stays when the run is over. `look` is called with the
+    events, before what is left is swept.
 
     Raises ValueError for a field's wrong value.
     """
@@ -64,7 +65,7 @@ class Experiment:
     turnstile: str = ""
     undone: Collection[int] = ()
     record: str = ""
-    look: Callable[[], None] | None = None
+    look: Callable[[Sequence[Event]], None] | None = None
     timeout: float = 20.0
 
     def __post_init__(self) -> None:
@@ -112,7 +113,7 @@ class Experiment:
                 notes, unreadable = event.lines(Path(session.events).read_bytes() if recorder.path.exists() else b"")
                 events = event.events(notes)
                 if self.look:
-                    self.look()
+                    self.look(events)
                 kept = {f"/{name}" for name in fix.kept()}
                 left = _leftovers(
                     [each for each in events if each.name not in kept], sweep=self.sweep, died=_died(tokenizer)
