@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from repro.lab.cases import CASES, making
 from repro.lab.cases.case import Case
+from repro.lab.drill.rules import signs
 from repro.lab.drill.shown import Shown, shown
-from repro.lab.drill.signs import signs
 
 CAUSES = [case.cause for case in CASES.values()]
 FIRSTS = sorted(case.first for case in CASES.values())
