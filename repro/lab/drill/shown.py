@@ -13,7 +13,7 @@ from repro.lab.terminal import aligned
 
 FEW = 3  # lines that say the same but for a name
 OWN = re.compile(r'^ +File "[^"]*(?:recorder|scheduler_side)\.py", .*\n +…\n', re.MULTILINE)  # the lab's own frames
-TRACKER = re.compile(r"^\S*/(resource_tracker\.py):\d+: (.*)\n(?: +warnings\.warn.*\n)?", re.MULTILINE)
+TRACKER = re.compile(r"^\S* UserWarning: (resource_tracker: .* at shutdown).*\n(?: +warnings\.warn.*\n)?", re.MULTILINE)
 ENTRY = re.compile(r"^(\S+) +\d+ +\S+ +\S+ +(\d+) .* (\S+)$")
 Row = tuple[str, str, str, str]  # who does what to which name, for which send
 CLIENT = {
@@ -53,7 +53,7 @@ def _log(found: Found) -> Iterator[str]:
         yield f"supervisor: {verdict.error}"
     if verdict.outcome == "refused" and not found.log:
         yield f"tokenizer: {verdict.error}: {verdict.message}"
-    text = re.sub(r'"[^"]*/(?=sglang/)', '"…/', transcript.shown(TRACKER.sub(r"\1: \2\n", found.log)))
+    text = re.sub(r'"[^"]*/(?=sglang/)', '"…/', transcript.shown(TRACKER.sub(r"\1\n", found.log)))
     yield from OWN.sub("", text).strip().splitlines()
 
 
