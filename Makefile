@@ -12,8 +12,9 @@ RESOLVE := $(BIN)/uv pip compile --quiet --universal --generate-hashes \
 	--custom-compile-command 'make lock'
 COMPILE := $(RESOLVE) --python-version 3.10
 
-# What other programs on this machine need must not change what the kit's own Python imports and asserts.
-unexport PYTHONPATH PYTHONHOME PYTHONOPTIMIZE PYTHONSTARTUP PYTEST_ADDOPTS PYTEST_PLUGINS
+# What other programs on this machine need must not change what the kit's own Python imports and asserts, nor let it
+# compile torch and sglang anew in every process.
+unexport PYTHONPATH PYTHONHOME PYTHONOPTIMIZE PYTHONSTARTUP PYTHONDONTWRITEBYTECODE PYTEST_ADDOPTS PYTEST_PLUGINS
 export PYTHONUTF8 := 1
 
 .DEFAULT_GOAL := help

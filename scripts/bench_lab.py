@@ -6,7 +6,6 @@ same bytes into a fresh segment.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from fixed.clinic.prices import floor
 from fixed.detach import detach
+from repro.lab.terminal import OneLineParser, command
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT = 300.0  # seconds for a fresh Python
@@ -37,9 +37,10 @@ def milliseconds(**knobs) -> float:
     return 1e3 * (time.perf_counter() - began)
 
 
+@command
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = OneLineParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args().rounds
     from repro.lab.lifted import run
@@ -72,4 +73,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -9,10 +9,10 @@ A cell tagged `measured` shows times or bytes that differ from run to run: its o
 
 from __future__ import annotations
 
-import argparse
 import copy
 import functools
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,7 +21,9 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 
+from repro.lab.refused import Refused
 from repro.lab.teaching import transcript
+from repro.lab.terminal import OneLineParser, command
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "notebooks"
@@ -168,20 +170,25 @@ def _text(output: NotebookNode) -> str:
     return data.get("image/svg+xml") or data.get("text/html") or data.get("text/plain", "")
 
 
+@command
 def main() -> None:
     """Execute in place, or write the book."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = OneLineParser(description=__doc__)
     parser.add_argument("--book", type=Path, metavar="FOLDER", help="write HTML pages there, and keep nothing here")
     parser.add_argument("only", nargs="*", help="beginnings of names, such as 04")
     options = parser.parse_args()
     if options.book:
         book(options.book)
         return
-    for path in paths():
-        if not options.only or path.name.startswith(tuple(options.only)):
-            print(path.name, flush=True)
-            nbformat.write(kept(copy.deepcopy(executed(path))), path)
+    chosen = [path for path in paths() if not options.only or path.name.startswith(tuple(options.only))]
+    if not chosen:
+        raise Refused(
+            f"no notebook begins with {' or '.join(options.only)}", "give the beginning of a name, such as 04"
+        )
+    for path in chosen:
+        print(path.name, flush=True)
+        nbformat.write(kept(copy.deepcopy(executed(path))), path)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

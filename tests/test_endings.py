@@ -119,7 +119,15 @@ def test_ctrl_c_waits_where_something_would_be_left_half_done():
         presses("in spite of it")
     with pytest.raises(KeyboardInterrupt), limits.uninterrupted(), limits.interruptible():
         presses("never")
-    assert done == ["in spite of it"]
+
+    def comes_to_a_wait():
+        presses("before the wait")
+        with limits.interruptible():
+            done.append("never")
+
+    with pytest.raises(KeyboardInterrupt), limits.uninterrupted():
+        comes_to_a_wait()
+    assert done == ["in spite of it", "before the wait"]
 
 
 def test_thousands_of_samples_do_not_wait_for_each_other():
@@ -198,6 +206,7 @@ def test_without_inotify_the_lab_works_and_says_what_is_missing(monkeypatch):
     assert "max_user_instances" in result.notes[0]
 
 
+@pytest.mark.long
 def test_a_run_that_has_no_descriptor_left_is_not_the_recorders_fault():
     """sglang's own open fails then, in its own place; the recorder, which has its file open, raises nothing."""
     code = (

@@ -49,7 +49,7 @@ def main(words: Sequence[str] | None = None, fixes: Mapping[str, Fix] | None = N
             return when(engine=not arguments.quick, as_json=arguments.json)
         elif arguments.bisect:
             bisected(arguments)
-        elif arguments.replay:
+        elif arguments.replay is not None:
             return replayed(arguments, fixes or {}, prog)
         else:
             experiment(arguments)
@@ -70,7 +70,7 @@ def experiment(arguments: Namespace) -> None:
         preflight.require_writable(arguments.trace, "--trace")
     result = made(arguments)
     if arguments.trace:
-        arguments.trace.write_text(json.dumps(trace(result.events, labels=result.labels)), encoding="utf-8")
+        preflight.write(arguments.trace, json.dumps(trace(result.events, labels=result.labels)), "--trace")
     if arguments.json:
         sends = [vars(send) for send in result.sends]
         token = str(replay.token(arguments.words, result.verdict.release, result.events))

@@ -59,12 +59,14 @@ def script(path: str, promise: Outcome, *, n: int = 2) -> Verdict:
     return verdict
 
 
-def server(path: str, promise: Outcome, *, clients: int = 4, log: Path | None = None, **more: Any) -> Verdict:
+def server(
+    path: str, promise: Outcome, *, clients: int = 4, replicas: int = 1, log: Path | None = None, **more: Any
+) -> Verdict:
     """The same for `repro/server.py` or `fixed/server.py`: what the clients saw is in the verdict's events."""
     from repro.lab.server import account, command
     from repro.lab.server import report as server_report
 
-    verdict = _ran(path, Namespace(n=2, clients=clients, **more), command.SAYS, log)
+    verdict = _ran(path, Namespace(n=2, clients=clients, replicas=replicas, **more), command.SAYS, log)
     print(transcript.shown(server_report.text(verdict, promise)), end="")
     assert account.keeps(verdict, promise), f"{path} promised {promise!r}"
     return verdict
