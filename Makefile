@@ -18,7 +18,7 @@ unexport PYTHONPATH PYTHONHOME PYTHONOPTIMIZE PYTHONSTARTUP PYTHONDONTWRITEBYTEC
 export PYTHONUTF8 := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo gpu latest test check tidy lab notebooks book doctor lock readme clean
+.PHONY: help setup demo drill gpu latest test check tidy lab notebooks book doctor lock readme clean
 
 help: ## print this
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 10
@@ -28,6 +28,9 @@ setup: $(WHOLE) ## make .venv with everything that is locked
 demo: $(WHOLE) ## see sglang 0.5.12.post1 die of one image with n = 2, then see it answer with the fix
 	$(BIN)/python -m repro.lab.engine.host repro/crash.py fixed/crash.py
 	@echo "The same on a server that others use, too: $(BIN)/python repro/server.py, then $(BIN)/python fixed/server.py"
+
+drill: $(WHOLE) ## what has happened here, and what do you do first? One of ten cases, dealt blind
+	@$(BIN)/python -m repro.lab.drill
 
 gpu: $(WHOLE_GPU) ## the same two runs with all of sglang's dependencies (9.2 GB), on the GPU if one answers
 	.venv-gpu/bin/python repro/crash.py

@@ -239,12 +239,24 @@ def test_a_name_that_somebody_else_removed_is_another_death():
 
 
 @pytest.mark.network
-@pytest.mark.parametrize(("release", "told"), [(LAST, []), (CONTAINED, ["a server answers such a request with"])])
-def test_where_a_server_would_live_on_the_run_says_so(release, told):
-    """The lab's scheduler dies of a name that cannot be read. From 0.5.19 on, sglang's does not."""
-    notes = run(n=1, release=release, fix=Plug(hooks={WRAP: removes})).notes
-    assert len(notes) == len(told)
-    assert all(words in note for words, note in zip(told, notes, strict=True))
+@pytest.mark.parametrize(("release", "outcome"), [(LAST, "crashed"), ("0.5.18", "crashed"), (CONTAINED, "refused")])
+def test_where_a_server_would_live_on_the_scheduler_does(release, outcome):
+    """A name that somebody else has removed ends the scheduler, and from 0.5.19 on only the request."""
+    fix = Plug(hooks={WRAP: removes})
+    results = [run(n=1, release=release, fix=fix), run(n=1, release=release)]
+    assert [result.verdict.outcome for result in results] == [outcome, "survived"]
+    schedulers = [{event.pid for event in result.events if event.role == "scheduler"} for result in results]
+    assert (schedulers[0] == schedulers[1]) == (outcome == "refused")
+    assert bool(results[0].sends[0].failed) == (outcome == "refused")
+
+
+@pytest.mark.network
+def test_all_ranks_refuse_what_one_rank_cannot_read():
+    """The largest of what the ranks say decides, as with sglang's all_reduce. Rank 0 has read the pixels here."""
+    result = run(n=1, ranks=2, barrier=False, late=0.3, release=CONTAINED)
+    assert (result.verdict.outcome, result.verdict.error) == ("refused", "RuntimeError")
+    assert "rank" in result.sends[0].failed
+    assert result.log.count("Failed to materialize") == 1
 
 
 def test_a_run_is_told_in_the_singular():
