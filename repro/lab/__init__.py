@@ -7,7 +7,7 @@ upstream   a release's own code: read, checked, lifted, and what stands in for t
 lifted     way 2: that code between two processes, one experiment at a time
 evidence   what a run leaves behind: verdict, record of names, the kernel's account, last words
 pictures   evidence as SVG, each with the same as text
-teaching   what notebooks call: show, step, grade
+teaching   what notebooks call: show, step, check a prediction, grade
 
 `__main__` makes one experiment, `trigger_table` says when it crashes, `doctor` what is wrong with this machine. The
 ground: `terminal` (options, tables, progress), `releases` (facts), `registry` (how packages are reached, out of
