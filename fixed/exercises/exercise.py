@@ -27,13 +27,15 @@ class Told:
 @dataclass(frozen=True)
 class Exercise:
     """An exercise of a notebook. `template` is the file that the reader starts with; `function` is what the reader
-    changes in it, and `judge(function)` says whether it is right. `warm_up` does what can be done before."""
+    changes in it, and `judge(function)` says whether it is right. What can be done before: the modules that it `needs`
+    are imported, and `warm_up` is called."""
 
     name: str
     notebook: str
     function: str
     template: str
     judge: Callable[[Callable[..., Any]], Told]
+    needs: tuple[str, ...] = ()
     warm_up: Callable[[], object] = lambda: None
 
     def of_file(self, path: Path) -> Told:

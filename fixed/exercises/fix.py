@@ -32,4 +32,6 @@ def judge(prepare: Callable[[Any], Any]) -> Told:
     return Told(PASSED if grades.passed else NOT_YET, "\n".join(lines))
 
 
-FIX = Exercise("fix", "05_the_fix.ipynb", "prepare", TEMPLATE, judge, lambda: grade(lambda request: request))
+FIX = Exercise(
+    "fix", "05_the_fix.ipynb", "prepare", TEMPLATE, judge, ("torch",), lambda: grade(lambda request: request)
+)

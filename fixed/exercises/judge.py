@@ -4,10 +4,12 @@ it, and the watcher does not. The next process warms up while the reader thinks,
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import signal
 import subprocess
 import sys
+from functools import partial
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from fixed.exercises.exercise import BAD_FILE, Exercise, Told
 from repro.lab.places import ROOT
 
 LIMIT = 120  # seconds for the whole of one attempt; the parts of a grade have limits of their own
-GRACE = 2.5  # seconds for a process to end, before it is made to
+ENDS, STOPS = 1.0, 15.0  # seconds for a process to end of itself, and by Ctrl-C: it may be starting a scheduler
 
 
 class Judge:
@@ -46,10 +48,11 @@ class Judge:
     def close(self) -> None:
         """End the process: of itself if it waits, else by Ctrl-C, else by SIGKILL."""
         self._channel.close()
-        for end in (lambda: None, lambda: self._process.send_signal(signal.SIGINT), self._process.kill):
+        interrupt = partial(self._process.send_signal, signal.SIGINT)
+        for end, seconds in ((self._process.poll, ENDS), (interrupt, STOPS), (self._process.kill, STOPS)):
             end()
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(GRACE)
+                self._process.wait(seconds)
                 return
 
 
@@ -60,6 +63,10 @@ def main(name: str, descriptor: str) -> None:
     with Connection(int(descriptor)) as channel:
         exercise = EXERCISES[name]
         if not channel.poll():
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # an import leaves nothing: it may end at once
+            for module in exercise.needs:
+                importlib.import_module(module)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             exercise.warm_up()
         try:
             path = Path(channel.recv_bytes().decode())
