@@ -29,7 +29,7 @@ LIMIT = 600.0  # seconds for a command
 
 def lanes(run: Run, title: str = "") -> SVG:
     """tokenizer | the kernel's name table | scheduler, for a run."""
-    return SVG(pictures.lanes(run.events, labels=run.labels, title=title))
+    return SVG(pictures.lanes(run.events, labels=run.labels, title=title, times=True))
 
 
 def graph(roots: Mapping[str, object], mutated: object = None, title: str = "") -> SVG:
