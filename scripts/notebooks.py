@@ -87,8 +87,7 @@ def _run(path: Path) -> NotebookNode:
 
 
 def kept(notebook: NotebookNode) -> NotebookNode:
-    """`notebook` as it is committed: without times, widgets' state and upstream's lines."""
-    notebook.metadata.pop("widgets", None)
+    """`notebook` as it is committed: without times and upstream's lines."""
     notebook.metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
@@ -128,9 +127,6 @@ def book(folder: Path, run: Callable[[Path], NotebookNode] = executed) -> None:
     entries = []
     for path in paths():
         notebook = copy.deepcopy(run(path))
-        notebook.metadata.pop("widgets", None)
-        for cell in notebook.cells:
-            cell.outputs = [output for output in cell.get("outputs", []) if not _is_widget(output)]
         page, _ = exporter.from_notebook_node(notebook, {"metadata": {"path": str(path.parent)}})
         name = f"{'solution_' if path.parent != FOLDER else ''}{path.stem}.html"
         (folder / name).write_text(_offline(page), encoding="utf-8")
@@ -155,10 +151,6 @@ def _offline(page: str) -> str:
     # a link to a file outside the book becomes plain text
     page = re.sub(r'<a href="[^":]+\.(?:md|py)(?:#[\w-]+)?">(.*?)</a>', r"\1", page)
     return page.replace("</head>", f"{BOOK_STYLE}</head>")
-
-
-def _is_widget(output: NotebookNode) -> bool:
-    return "application/vnd.jupyter.widget-view+json" in output.get("data", {})
 
 
 def _text(output: NotebookNode) -> str:

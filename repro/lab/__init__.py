@@ -9,7 +9,7 @@ evidence   what a run leaves behind: verdict, record of names, the kernel's acco
 pictures   evidence as SVG, each with the same as text
 cases      the relatives of the crash, each made anew, with its evidence
 drill      one of them dealt blind, and what speaks for and against a reader's answer
-teaching   what notebooks call: show, step, grade
+teaching   what notebooks call: show, step, check a prediction, grade
 
 `__main__` makes one experiment, `trigger_table` says when it crashes, `doctor` what is wrong with this machine. The
 ground: `terminal` (options, tables, progress), `releases` (facts), `registry` (how packages are reached; it reads

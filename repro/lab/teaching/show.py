@@ -21,7 +21,7 @@ from repro.lab.engine.host import Host
 from repro.lab.evidence.verdict import Outcome, Verdict
 from repro.lab.lifted import Run
 from repro.lab.places import ROOT
-from repro.lab.teaching import transcript
+from repro.lab.teaching import prediction, transcript
 from repro.lab.terminal import aligned
 
 LIMIT = 600.0  # seconds for a command
@@ -29,7 +29,7 @@ LIMIT = 600.0  # seconds for a command
 
 def lanes(run: Run, title: str = "") -> SVG:
     """tokenizer | the kernel's name table | scheduler, for a run."""
-    return SVG(pictures.lanes(run.events, labels=run.labels, title=title))
+    return SVG(pictures.lanes(run.events, labels=run.labels, title=title, times=True))
 
 
 def graph(roots: Mapping[str, object], mutated: object = None, title: str = "") -> SVG:
@@ -115,3 +115,9 @@ def rows(table: list[Mapping[str, Any]]) -> None:
     """Print dictionaries of one kind as an aligned table."""
     heads = list(table[0])
     print("\n".join(aligned([heads, *([row[head] for head in heads] for row in table)])))
+
+
+def checked(predicted: object, actual: object) -> None:
+    """Print what came of the reader's prediction (None: there is none). `actual` is what the run gave. See
+    `prediction.told`."""
+    print(prediction.told(predicted, actual))
