@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import logging
 import os
 import pickle
+import threading
+import time
 
 import pytest
 import torch
@@ -246,8 +249,16 @@ def test_a_speed_that_misses_its_goal_is_said_to():
     assert "1/417 of the release's" in speed_goals([Speed(1536, 32, good)])[1]  # the median of the rounds' ratios
 
 
-def test_a_copy_by_two_threads_is_a_copy():
-    """Every byte, and none beyond: with a size that cannot be halved, and with one just below the threshold."""
+def test_a_copy_by_two_threads_is_a_copy(monkeypatch):
+    """Every byte, and none beyond: with a size that cannot be halved, and with one just below the threshold. It is over
+    when both threads are, however slow the second one is."""
+    memmove = ctypes.memmove
+
+    def slow_elsewhere(*arguments):
+        time.sleep(0.2 * (threading.current_thread() is not threading.main_thread()))
+        memmove(*arguments)
+
+    monkeypatch.setattr(ctypes, "memmove", slow_elsewhere)
     for size in (segment_pool.MANY - 1, segment_pool.MANY + 1):
         source, target = torch.randint(0, 256, (size,), dtype=torch.uint8), torch.zeros(size + 8, dtype=torch.uint8)
         segment_pool.copy(source.data_ptr(), target.data_ptr(), size)
