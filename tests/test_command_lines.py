@@ -221,11 +221,15 @@ def test_any_words(name, quick, tmp_path):
 @pytest.mark.parametrize(
     ("name", "words", "told"),
     [
-        ("repro/crash.py", ["--image", "~nobody-of-this-name/x.png"], "--image ~nobody-of-this-name/x.png is no path"),
-        ("repro/crash.py", ["--log", "~nobody-of-this-name/log"], "--log ~nobody-of-this-name/log is no path"),
+        (
+            "repro/crash.py",
+            ["--image", "~nobody-of-this-name/x.png"],
+            "--image ~nobody-of-this-name/x.png is not a path",
+        ),
+        ("repro/crash.py", ["--log", "~nobody-of-this-name/log"], "--log ~nobody-of-this-name/log is not a path"),
         ("repro/crash.py", ["--model=~/nothing/of/this/name"], "no model at ~/nothing/of/this/name"),
         ("repro/crash.py", ["--model", "x" * 300], "--model"),
-        ("fixed.clinic", ["--chart", "~nobody-of-this-name/x.svg"], "--chart ~nobody-of-this-name/x.svg is no path"),
+        ("fixed.clinic", ["--chart", "~nobody-of-this-name/x.svg"], "--chart ~nobody-of-this-name/x.svg is not a path"),
         ("repro.lab", ["--size", "1000000"], "MB of memory"),
         ("repro.lab", ["--n", "9" * 5000], "give a whole number"),
         ("repro.lab", ["--late", "-1"], "give seconds, 0 or more"),

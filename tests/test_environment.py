@@ -141,7 +141,7 @@ def test_a_script_that_is_run_by_hand_can_still_be_started(script):
 def test_the_newest_release_is_not_run_in_another_environment():
     run = machine.command("-m", "scripts.latest")
     assert (run.returncode, run.stdout, len(run.stderr.splitlines())) == (2, "", 1)
-    assert run.stderr.endswith(f"and this is about {NEWEST}: make latest\n")
+    assert run.stderr.endswith(f"but this needs {NEWEST}: make latest\n")
 
 
 @pytest.mark.parametrize("target", ["setup", "gpu", "latest"])

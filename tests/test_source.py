@@ -147,7 +147,7 @@ def test_a_name_that_a_release_lacks_is_named():
 
 
 def test_what_is_not_offered_is_named():
-    with pytest.raises(Refused, match=r"needs .*torch.*, not offered"):
+    with pytest.raises(Refused, match=r"needs .*torch.*: not lifted, no stand-in"):
         lift.lift(source.read(source.INSTALLED, source.MM_UTILS), ["ShmPointerMMData"], {})
 
 
@@ -187,7 +187,7 @@ def test_what_a_definition_needs_is_found_whatever_it_defines_inside(tmp_path):
     lifted = lift.lift(code, ["outer"], {"other": 3, "later": 4})
     assert set(lifted.given) == {"other", "later"}
     assert set(lifted.lines) == {"limit", "outer", "inner_too"}
-    with pytest.raises(Refused, match="x\\.py needs later, other, not offered"):
+    with pytest.raises(Refused, match="x\\.py needs later, other: not lifted, no stand-in"):
         lift.lift(code, ["outer"], {})
 
 
