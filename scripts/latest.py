@@ -101,7 +101,7 @@ def require(side: int) -> None:
     """Raise Refused if this is another environment, or if /dev/shm has too little room for the sends as released."""
     preflight.require_linux()
     if version("sglang") != NEWEST:
-        raise Refused(f"this environment has sglang {version('sglang')}, and this is about {NEWEST}", "make latest")
+        raise Refused(f"this environment has sglang {version('sglang')}, but this needs {NEWEST}", "make latest")
     preflight.require_shared_memory()
     preflight.require_room(0, side**2 * BYTES * (max(LARGE) + 1), "give a smaller --side")
 

@@ -118,7 +118,7 @@ def require(kind: Kind) -> None:
     require_glibc()
     if importlib.util.find_spec("ensurepip") is None:
         raise Refused(
-            f"{sys.executable} has no ensurepip, so it makes no environment",
+            f"{sys.executable} has no ensurepip, so it cannot make an environment",
             "apt-get install python3-venv, or name another Python: make PYTHON=python3.12 ...",
         )
     if not os.access(ROOT, os.W_OK):

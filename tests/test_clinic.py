@@ -1,6 +1,6 @@
-"""The clinic's command: its table is its page's, its rows are complete, its goals are counted right. What it finds of
-each design is held by `tests/test_designs.py`. How long anything takes is held by nobody: this machine is not
-alone."""
+"""The clinic's command: its page shows its table, its rows are complete, and its goals are counted right.
+`tests/test_designs.py` checks the results for each design. No test checks times, because other programs share this
+machine."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ LINKED = ("one_segment_many_names", "warm_segments")
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """The page's command with less to price: neither n nor the size changes what is right, or left, or too much."""
+    """The page's command with a smaller price list. Neither n nor the size changes the other columns."""
     drawing = tmp_path_factory.mktemp("chart") / "clinic.svg"
     run = machine.command("-m", "fixed.clinic", "--n", 2, 8, "--size", 56, 112, "--chart", drawing)
     return run, drawing.read_text(encoding="utf-8")
@@ -71,8 +71,8 @@ def _goal(line: str) -> str:
 
 
 def test_only_the_linked_designs_leave_nothing_and_need_little_room(whole):
-    """What is left on success, after a failed send, a client that went away, a killed scheduler, a killed server; and
-    what comes of a /dev/shm of 64 MB, where one can be had."""
+    """The names that are left after success, a failed send, a client that went away, a killed scheduler and a killed
+    server; and the outcome with a /dev/shm of 64 MB, if this machine allows one."""
     found = {line.split()[0]: line.split()[3:] for line in whole[0].stdout.splitlines()[1 : 2 + len(DESIGNS)]}
     assert [design.name for design in DESIGNS if found[design.name][:5] == ["0"] * 5] == list(LINKED)
     assert found["copies_at_both_points"][:6] in (["0", "4", "0", "0", "3", room] for room in ("SIGBUS", "-"))
@@ -107,8 +107,8 @@ def test_every_design_and_every_mutant_has_its_rows(rows):
 
 
 def test_prices_that_do_not_depend_on_the_day(rows):
-    """Upstream's copies the feature for every send, a deep copy twice; linked or counted, it is written once. What is
-    kept for the next request counts in the peak."""
+    """Upstream's fix copies the feature once for every send, a deep copy twice. The linked designs and the reference
+    count write the feature once. A segment that is kept for the next request counts in the peak."""
     copies = {(row["design"], row["n"]): row["bytes_copied"] / row["feature_bytes"] for row in rows if row["correct"]}
     for n in (2, 4):
         assert round(copies["copies_at_both_points", n], 1) == round(copies["pure_wrap", n], 1) == n + 1

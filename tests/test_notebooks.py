@@ -82,8 +82,8 @@ def test_names_are_compared_by_their_order():
 
 
 def test_a_kernel_without_the_kit_says_so_in_one_line(tmp_path):
-    """Each notebook's first code cell, where nothing of the kit can be imported: it fails, with one line that says the
-    way out, and without a traceback."""
+    """In a kernel that cannot import the kit, each notebook's first code cell fails with one line that says the way
+    out, without a traceback."""
     notebooks_cells = [nbformat.read(path, as_version=4).cells for path in PATHS]
     firsts = [next(cell.source for cell in cells if cell.cell_type == "code") for cells in notebooks_cells]
     shell = "import sys; sys.modules.update(repro=None, fixed=None)\n"
@@ -239,8 +239,8 @@ def _light(color: str) -> float:
 @pytest.mark.long
 @pytest.mark.parametrize("kill", [os.kill, os.killpg])
 def test_a_notebook_that_is_killed_half_way_leaves_nothing(kill, short_path):
-    """A kernel in the middle of a run, with segments that nobody has consumed, and SIGKILL: to the kernel alone, or to
-    its process group, as Jupyter does."""
+    """A kernel is killed by SIGKILL in the middle of a run, when nobody has consumed the segments yet. The signal goes
+    to the kernel alone, or to its process group, as Jupyter sends it."""
     before = machine.names()
     manager = KernelManager(kernel_name="python3")
     manager.start_kernel(cwd=str(notebooks.FOLDER), env=machine.surroundings(short_path))

@@ -1,4 +1,5 @@
-"""The recorder: what it takes for a run's own, what it does not see, and that it never harms what it records."""
+"""The recorder: the names that it counts as a run's own, the names that it does not see, and that it never disturbs a
+run."""
 
 from __future__ import annotations
 
@@ -70,7 +71,7 @@ def test_to_read_what_is_not_there_makes_nothing(recorded, path):
 
 @pytest.mark.parametrize("write", [write_by_os, write_by_open])
 def test_a_file_that_somebody_else_makes_meanwhile_stays(recorded, path, write, monkeypatch):
-    """It is made after the recorder has looked and before the file is opened."""
+    """Another process makes the file after the recorder has looked and before the file is opened."""
     looks = os.path.lexists
 
     def too_early(asked) -> bool:
@@ -145,7 +146,7 @@ def test_spent_is_the_time_of_the_recorder_and_not_of_what_it_records(tmp_path, 
 
 
 def test_of_a_shared_dev_shm_the_suite_looks_at_the_names_in_its_ledger(tmp_path, monkeypatch, recorded):
-    """Where the suite cannot have a /dev/shm of its own, another program's names must not turn it red."""
+    """If the suite cannot have a /dev/shm of its own, another program's names must not turn a test red."""
     (tmp_path / "ledger").touch()
     monkeypatch.setenv(recorder.LEDGER, str(tmp_path / "ledger"))
     before = machine.names()

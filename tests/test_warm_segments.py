@@ -53,7 +53,7 @@ def content(size: int, value: int = 7) -> torch.Tensor:
 
 
 def pointer(release: str, name: str, size: int):
-    """What a consumer of that release makes of the message that names the segment: its own functions have opened it."""
+    """The pointer of a consumer of that release, which has opened the segment by the release's own functions."""
     kind = Release.of(release).mm_utils.module.ShmPointerMMData
     sent = kind.__new__(kind)
     vars(sent).update(shm_name=name, shape=torch.Size([size]), dtype=torch.uint8, tensor=None, _shm_handle=None)
@@ -77,8 +77,8 @@ def test_every_release_gets_every_byte_and_a_segment_is_used_again(release, rank
 
 @pytest.mark.parametrize("release", [LAST, "0.5.13", "0.5.20", CONTAINED])
 def test_nothing_is_overwritten_under_a_slow_consumer(release, pool):
-    """Two ranks open, one leaves, one still reads; from 0.5.21 on what it reads is a copy-on-write mapping. Meanwhile
-    ten requests of the same size are sent. The slow one's bytes are looked at afterwards."""
+    """Two ranks open the segment. One rank leaves, and the other still reads. (From 0.5.21 on, it reads a copy-on-write
+    mapping.) Meanwhile ten requests of the same size are sent. At the end, the slow rank's bytes are compared."""
     name = pool.name_for(content(9000, 1))
     fast, slow = pointer(release, name, 9000), pointer(release, name, 9000)
     fast.materialize()
@@ -93,7 +93,8 @@ def test_nothing_is_overwritten_under_a_slow_consumer(release, pool):
 
 @pytest.mark.parametrize("safeguard", ["only_the_base_name_is_left", "nobody_else_has_it_open"])
 def test_without_a_safeguard_it_would_be(safeguard, pool, monkeypatch):
-    """Link count and lease are both needed: with one taken out, a request that is still to be read is overwritten."""
+    """Both the link count and the lease are needed. Without one of them, a request that was not read yet is
+    overwritten."""
     monkeypatch.setattr(segment_pool, safeguard, lambda segment: True)
     name = pool.name_for(content(9000, 1))
     if safeguard == "only_the_base_name_is_left":  # sent, and not opened yet
@@ -204,7 +205,7 @@ def test_a_forked_child_does_not_write_into_its_parents_segments(pool):
 
 
 def test_a_stranger_who_opens_a_base_name_does_not_kill_the_tokenizer(monkeypatch):
-    """The kernel tells the one who holds a lease by a signal: not by SIGIO, of which a process dies."""
+    """The kernel sends a signal to the holder of the lease. It must not be SIGIO, because SIGIO kills a process."""
     child = os.fork()
     if child == 0:
         its, real, refused = Pool(), fcntl.fcntl, []
@@ -226,7 +227,8 @@ def test_a_stranger_who_opens_a_base_name_does_not_kill_the_tokenizer(monkeypatc
 
 
 def test_the_speeds_are_those_of_one_run():
-    """How fast anything is, nobody holds: this machine is not alone. That all is measured, and told, is held."""
+    """No test checks the speed itself, because other programs share this machine. This test checks that each speed is
+    measured and printed."""
     from fixed.clinic import speed
 
     found = speed.measured(56, 2, rounds=2)

@@ -90,7 +90,7 @@ def examine() -> Iterator[Check]:
             yield check()
         except Exception as error:
             name = getattr(check, "func", check).__name__
-            yield Check("FAIL", f"the check {name} broke down ({type(error).__name__}, {error})", SET_UP)
+            yield Check("FAIL", f"the check {name} raised an error ({type(error).__name__}, {error})", SET_UP)
 
 
 def python() -> Check:
@@ -98,7 +98,9 @@ def python() -> Check:
     number = sys.version.split()[0]
     if PYTHONS[0] <= tuple(sys.version_info[:2]) <= PYTHONS[1]:
         return Check("OK", f"python {number}")
-    return Check("FAIL", f"python {number} is none of 3.10 to 3.13", "make clean && make PYTHON=python3.12 setup")
+    return Check(
+        "FAIL", f"Python {number} is not supported, use 3.10 to 3.13", "make clean && make PYTHON=python3.12 setup"
+    )
 
 
 def linux() -> Check:

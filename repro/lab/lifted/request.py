@@ -29,7 +29,7 @@ def make_request(
     attribute of that name, `text` is a request without an image. `dtype` is torch's name.
     """
     if feature not in FEATURES:
-        raise ValueError(f"{feature!r} is no feature kind: one of {', '.join(FEATURES)}")
+        raise ValueError(f"{feature!r} is not a feature kind: give one of {', '.join(FEATURES)}")
     if feature == "text":
         return TokenizedGenerateReqInput(rid)
     made = [_item(feature, shape, dtype, seed + index) for index in range(items)]

@@ -48,5 +48,5 @@ def namespace(mebibytes: int) -> list[str]:
         except FileNotFoundError:
             break
     raise Refused(
-        "nobody may mount a small /dev/shm here (unshare --mount)", "run this as root, or allow user namespaces"
+        "a small /dev/shm is not allowed here (unshare --mount)", "run this as root, or allow user namespaces"
     )

@@ -25,7 +25,7 @@ def why(run: Run) -> list[Cause]:
     release = Release.of(run.verdict.release)
     failed = next((event for event in run.events if event.what == "open failed"), None)
     if failed is None or not (made := _first(run, failed.name, "create", "link")):
-        raise Refused("nothing has to be explained here", "no open of a name failed that the run had made")
+        raise Refused("there is nothing to explain: in this run, no open of a name of its own failed")
     carried = [number for number, send in enumerate(run.sends) if failed.name in send.names]
     causes = [Cause(f"the scheduler cannot open {failed.name}, which {_label(run, failed)} carries", _where(failed))]
     if unlinked := _first(run, failed.name, "unlink"):

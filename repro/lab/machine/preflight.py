@@ -47,7 +47,7 @@ def whole(path: Path, option: str) -> Path:
         found = path.expanduser().resolve()
         found.exists()
     except (OSError, RuntimeError, ValueError) as error:
-        raise Refused(f"{option} {str(path)[:80]} is no path ({_one_line(error)})", "give another one") from None
+        raise Refused(f"{option} {str(path)[:80]} is not a path ({_one_line(error)})", "give another one") from None
     return found
 
 
@@ -115,7 +115,7 @@ def require_room(memory: int, shared: int, way_out: str) -> None:
     for needed, room, where in ((memory, available, "of memory"), (shared, free, f"in {SHM}")):
         if needed > room:
             raise Refused(
-                f"this may take {needed / 1e6:,.0f} MB {where}, where there are {room / 1e6:,.0f} MB", way_out
+                f"this may take {needed / 1e6:,.0f} MB {where}, and only {room / 1e6:,.0f} MB are there", way_out
             )
 
 

@@ -55,7 +55,8 @@ def lift(source: Source, names: Iterable[str], offered: Mapping[str, Any], *, va
     nodes += _classes_of_methods(tree, [name for name in wanted if "." in name], source)
     nodes, missing = _closure(tree, nodes, set(offered))
     if missing:
-        raise Refused(f"sglang {source.release}: {source.path.name} needs {', '.join(sorted(missing))}, not offered")
+        names = ", ".join(sorted(missing))
+        raise Refused(f"sglang {source.release}: {source.path.name} needs {names}: not lifted, no stand-in")
     body = sorted(nodes, key=lambda node: node.lineno)
     module = ModuleType(module_name(source, variant))
     used = sorted(set().union(*map(_free_names, body)) & set(offered)) if body else []

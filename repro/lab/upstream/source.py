@@ -141,7 +141,7 @@ def _download(release: str, folder: Path) -> Path:
             "check the network",
         )
     reason = (run.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
-    raise Refused(f"cannot download sglang {release} ({reason})", "see what pip says of it")
+    raise Refused(f"cannot download sglang {release} ({reason})", "run pip download by hand to see why")
 
 
 def unpack(wheel: Path, release: str, place: Path) -> None:
