@@ -26,6 +26,9 @@ from fixed.designs import ONE_SEGMENT
 from fixed.lab import FIXES
 from repro.lab import __main__ as lab
 from repro.lab import doctor
+from repro.lab.cases.found import Found
+from repro.lab.cases.stage import Stage
+from repro.lab.drill import __main__ as drill
 from repro.lab.engine import command as engine_command
 from repro.lab.engine import launcher
 from repro.lab.evidence.verdict import Verdict
@@ -148,6 +151,8 @@ def quick(monkeypatch, made, tmp_path):
     monkeypatch.setattr(lab.lifted, "run", lambda requests, **fields: made)
     monkeypatch.setattr(lab, "requests", lambda arguments: [])
     monkeypatch.setattr(lab, "measured", lambda engine: iter(()))
+    monkeypatch.setattr("repro.lab.drill.dealt.making.make", lambda name: Found.of(name, made, Stage()))
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
     monkeypatch.setattr(source, "read", installed_only)
     monkeypatch.setattr(launcher, "run", crashed)
     monkeypatch.setattr("huggingface_hub.hf_hub_download", no_hub)
@@ -193,6 +198,7 @@ COMMANDS = {
     "repro/crash.py": (repro_crash, ["2", "cpu", "cuda", "tiny", "org/name", "What?", "notebooks/pictures/clinic.svg"]),
     "fixed/crash.py": (fixed_crash, ["1", "cpu", "auto", "tiny", "./missing"]),
     "repro/server.py": (repro_server, ["2", "cpu", "tiny", "3"]),
+    "repro.lab.drill": (drill.main, ["crash", "tracker", "1", "3", "10", "0x1"]),
     "fixed.orders": (orders.main, ["one_segment_many_names", "2", "3", "kill"]),
     "fixed.clinic": (lambda words: clinic.main(), ["2", "8", "32", "224"]),
     "fixed.detach": (lambda words: detach.main(), []),

@@ -11,15 +11,19 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
+from fixed import bootstrap_room
 from repro.lab import cases, drill
 from repro.lab.cases.stage import Stage
 from repro.lab.cases.table import CASES
 from repro.lab.drill.shown import Shown, shown
+from repro.lab.lifted import make_request, run
 from repro.lab.places import SHM
 from repro.lab.refused import Refused
 from repro.lab.releases import CONTAINED, LAST, NEWEST
+from repro.lab.upstream.plugs import Plug
 from tests import machine
 
 OTHER_RELEASE = {"bootstrap-room", "contained"}
@@ -94,6 +98,8 @@ def test_a_case_says_what_is_wrong_and_leaves_nothing(name):
     assert result.verdict.leftovers.remaining == []
     assert not [event for event in result.events if event.is_still_there()]
     assert not list(Path(tempfile.gettempdir()).glob("shm-kit-case-*"))
+    children = psutil.Process().children(recursive=True)
+    assert not [child for child in children if "repro.lab.cases.keeper" in child.cmdline()]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -269,6 +275,16 @@ def test_bad_input_of_the_drill(words, typed, told):
     run = machine.command("-m", "repro.lab.drill", *words, typed=typed)
     assert (run.returncode, len(run.stderr.splitlines())) == (2, 1)
     assert told in run.stderr
+
+
+@pytest.mark.network
+def test_with_its_fix_each_send_has_a_room_of_its_own():
+    request = make_request("text")
+    request.bootstrap_room = 7
+    result = run(request, n=3, release=NEWEST, fix=Plug(hooks=bootstrap_room.HOOKS))
+    assert len({send.room for send in result.sends}) == 4
+    assert result.sends[0].room == 7
+    assert not result.faults()
 
 
 def test_the_failure_is_contained_where_the_table_says_so():

@@ -43,7 +43,7 @@ def main(words: Sequence[str] | None = None, fixes: Mapping[str, Fix] | None = N
         arguments = parse(words, fixes or {}, prog)
         if arguments.explain:
             print("\n".join(explain(Release.of(arguments.release))))
-        elif arguments.case:
+        elif arguments.case is not None:
             print(cases.answer(arguments.case, as_json=arguments.json, picture=arguments.picture))
         elif arguments.when:
             return when(engine=not arguments.quick, as_json=arguments.json)
@@ -290,9 +290,9 @@ def _require_nothing_else(arguments: Namespace, parser: OneLineParser) -> None:
     """Raise Refused for an option that --case does not heed, and for --picture without --case."""
     given = [name for name, value in vars(arguments).items() if value != parser.get_default(name)]
     others = [name for name in given if name not in ("case", "json", "picture")]
-    if arguments.case and others:
+    if arguments.case is not None and others:
         raise Refused(f"--case takes no --{others[0].replace('_', '-')}", "give --json or --picture FILE with it")
-    if arguments.picture and not arguments.case:
+    if arguments.picture and arguments.case is None:
         raise Refused("--picture belongs to --case", "give --case NAME, too")
 
 

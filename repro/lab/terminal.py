@@ -21,6 +21,13 @@ class OneLineParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise Refused(f"{message}; see --help")
 
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        """As argparse does it. But `--option=--` is refused: argparse would take it for an empty list."""
+        for word in sys.argv[1:] if args is None else args:
+            if word.startswith("--") and word.endswith("=--"):
+                self.error(f"argument {word[:-3]}: '--' is not valid")
+        return super().parse_args(args, namespace)
+
 
 def command(main: Callable[..., int | None]) -> Callable[..., int | None]:
     """A decorator for the main function of a command. The command then works with a closed standard stream (`2>&-`).

@@ -29,7 +29,7 @@ def answer(name: str, *, as_json: bool = False, picture: Path | None = None) -> 
         preflight.require_writable(picture, "--picture")
     found = make(name)
     if picture:
-        picture.write_text(found.picture(), encoding="utf-8")
+        preflight.write(picture, found.picture(), "--picture")
     return json.dumps(as_dict(case, found), indent=2) if as_json else "\n".join(told(case, found))
 
 

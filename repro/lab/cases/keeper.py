@@ -42,15 +42,18 @@ def main() -> int:
 
 
 def keep(place: Path, private: bool) -> int:
-    """Make the case in a process below this one, and look after it when all its processes have ended."""
+    """Make the case in a process below this one, and look after it when all its processes have ended. Raises Refused if
+    they do not end, or if the case cannot be made."""
     command = [sys.executable, "-m", "repro.lab.cases.keeper", *sys.argv[1:], "inner"]
-    run = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=LIMIT)  # until nobody holds the pipes
+    try:  # it returns when nobody holds the pipes any more
+        run = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=LIMIT)
+    except subprocess.TimeoutExpired:
+        raise Refused(f"the case did not end within {LIMIT:.0f} s", "try when the machine is less busy") from None
     if killed := signal_of(run.returncode):
         found = ended_by(killed, sys.argv[1], place)
         found.listing = listed() if private else "total 0\n"
     elif run.returncode:
-        print(run.stderr, file=sys.stderr)
-        return run.returncode
+        raise Refused((run.stderr.strip().splitlines() or ["the case gave no reason"])[-1])
     else:
         found = Found.from_dict(json.loads((place / "found").read_text(encoding="utf-8")))
     found.log = run.stdout + run.stderr + found.log
