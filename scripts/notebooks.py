@@ -32,17 +32,27 @@ CELL_LIMIT = 300  # seconds
 BOOK_STYLE = """
 <style>
 body {max-width: 60rem; margin: 0 auto !important; padding: 0 1rem}
-img, svg {max-width: 100%; height: auto}
-pre {overflow-x: auto; white-space: pre}
-@media (max-width: 40rem) {.jp-InputPrompt, .jp-OutputPrompt {display: none} body {padding: 0 .4rem}}
+img {max-width: 100%; height: auto}
+pre, .jp-OutputArea-output pre {overflow-x: auto; white-space: pre; word-break: normal}
+.jp-OutputArea-child, .jp-OutputArea-output {display: block; overflow-x: auto}
+:root {--jp-mirror-editor-operator-color: #8a1fd1; --jp-mirror-editor-number-color: #007a00;
+  --jp-mirror-editor-comment-color: #336b6b}
+@media (max-width: 40rem) {
+  .jp-InputPrompt, .jp-OutputPrompt {display: none}
+  body {padding: 0 .4rem}
+  .jp-OutputArea-output > svg {max-width: none !important}
+}
 @media (prefers-color-scheme: dark) {
   :root {--jp-layout-color0: #16181c; --jp-layout-color1: #16181c; --jp-layout-color2: #23262c;
     --jp-cell-editor-background: #23262c; --jp-cell-editor-border-color: #3a3f47;
     --jp-content-font-color0: #fff; --jp-content-font-color1: #e4e6ea; --jp-content-font-color2: #c0c4cc;
     --jp-ui-font-color0: #fff; --jp-ui-font-color1: #e4e6ea; --jp-rendermime-table-row-background: #1d2025;
-    --jp-mirror-editor-variable-color: #e4e6ea; --jp-content-link-color: #8ab4f8}
+    --jp-content-link-color: #8ab4f8; --jp-mirror-editor-variable-color: #e4e6ea;
+    --jp-mirror-editor-punctuation-color: #9ecbff; --jp-mirror-editor-operator-color: #d7a6ff;
+    --jp-mirror-editor-keyword-color: #7ee787; --jp-mirror-editor-number-color: #7ee787;
+    --jp-mirror-editor-string-color: #ffa198; --jp-mirror-editor-comment-color: #8fbcbb}
   body, .jp-Notebook {background: #16181c; color: #e4e6ea}
-  .highlight, .highlight pre, .highlight span {color: #e4e6ea}
+  .highlight, .highlight pre {color: #e4e6ea}
 }
 </style>
 """
@@ -98,6 +108,8 @@ def kept(notebook: NotebookNode) -> NotebookNode:
             for output in cell.outputs:
                 if "execution_count" in output:
                     output.execution_count = None
+                if "image/svg+xml" in output.get("data", {}):
+                    output.data.pop("text/html", None)  # GitHub shows the SVG alone
     return notebook
 
 
@@ -127,6 +139,9 @@ def book(folder: Path, run: Callable[[Path], NotebookNode] = executed) -> None:
     entries = []
     for path in paths():
         notebook = copy.deepcopy(run(path))
+        for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
+            if svg := output.get("data", {}).get("image/svg+xml"):
+                output.data["text/html"] = svg  # in the page, where its text is found; an image would hide it
         page, _ = exporter.from_notebook_node(notebook, {"metadata": {"path": str(path.parent)}})
         name = f"{'solution_' if path.parent != FOLDER else ''}{path.stem}.html"
         (folder / name).write_text(_offline(page), encoding="utf-8")

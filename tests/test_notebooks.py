@@ -11,10 +11,12 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
 from jupyter_client import KernelManager
 
 from repro.lab.lifted import small_shm
 from repro.lab.refused import Refused
+from repro.lab.teaching.inline import Picture
 from repro.lab.teaching.transcript import numbered
 from scripts import notebooks
 from tests import machine
@@ -24,6 +26,9 @@ COLORS = """[getComputedStyle(document.body).backgroundColor,
              getComputedStyle(document.querySelector('p, li')).color]"""
 HEADS = ("You need", "It takes", "Afterwards", "minutes", "What to remember", "Next")
 CHINESE_HEADS = ("你需要", "用时", "读完之后", "分钟", "要记住的", "下一步")
+CUT = """[...document.querySelectorAll('body *')].filter(one => one.clientWidth && one.scrollWidth > one.clientWidth + 1
+             && ['hidden', 'clip'].includes(getComputedStyle(one).overflowX)).map(one => one.className)"""
+CODE = """[...new Set([...document.querySelectorAll('.highlight span')].map(one => getComputedStyle(one).color))]"""
 PATHS = notebooks.paths()
 IDS = [str(path.relative_to(notebooks.FOLDER)) for path in PATHS]
 
@@ -81,6 +86,15 @@ def test_of_a_measured_cell_only_the_code_is_held():
 
     assert told("1.5 MB", "measured") == told("2.5 MB", "measured") == ["measured\n"]
     assert told("1.5 MB") != told("2.5 MB")
+
+
+def test_a_picture_is_kept_as_svg_alone_and_shown_in_the_page():
+    """JupyterLab and the book put the HTML into the page; GitHub shows no SVG that stands in HTML."""
+    shown = InteractiveShell.instance().display_formatter.format(Picture("<svg><title>a</title></svg>"))[0]
+    assert shown["text/html"] == shown["image/svg+xml"]
+    cell = nbformat.v4.new_code_cell("lanes()", outputs=[nbformat.v4.new_output("display_data", data=shown)])
+    notebooks.kept(nbformat.v4.new_notebook(cells=[cell]))
+    assert set(cell.outputs[0].data) == {"image/svg+xml", "text/plain"}
 
 
 def test_names_are_compared_by_their_order():
@@ -213,12 +227,16 @@ def test_the_book_is_whole_and_needs_no_network(book):
         assert not re.search(r'(src|href)="https?://[^"]+\.(js|css|woff2?)', text)
         for target in re.findall(r'href="([^"#:]+)"', text):
             assert (book / target).exists(), (page.name, target)
+        assert (
+            "data:image/svg+xml" not in text
+        )  # such an image tells nothing under the mouse, and to nobody who listens
+    assert "<title>scheduler, sample 1: open name 1 fails" in (book / "00_start_here.html").read_text(encoding="utf-8")
     assert 'class="said" role="status"' in (book / "04_two_expansion_points.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.browser
 @needed
-@pytest.mark.parametrize("width", [1280, 400])
+@pytest.mark.parametrize("width", [1920, 360])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_book_is_readable(book, width, scheme):
     from playwright.sync_api import sync_playwright
@@ -235,8 +253,31 @@ def test_the_book_is_readable(book, width, scheme):
             back, ink = page.evaluate(COLORS)
             assert abs(_light(back) - _light(ink)) > 120, (path.name, back, ink)
             assert (_light(back) > 128) == (scheme == "light"), path.name
+            assert not page.evaluate(CUT), path.name
+            assert all(_contrast(back, color) > 4.5 for color in page.evaluate(CODE)), path.name
+            narrowest = page.evaluate(
+                "Math.min(1, ...[...document.querySelectorAll('.jp-OutputArea-output > svg')]"
+                ".map(one => one.getBoundingClientRect().width / one.viewBox.baseVal.width))"
+            )
+            assert narrowest > 0.95, path.name  # a picture is not made smaller than it can be read: it scrolls
         assert not [url for url in asked if not url.startswith(("file:", "data:"))]
         browser.close()
+
+
+def _contrast(one: str, other: str) -> float:
+    """As WCAG has it: 1 for equal colours, 21 for black and white."""
+    dark, bright = sorted(
+        sum(
+            weight * (part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4)
+            for weight, part in zip((0.2126, 0.7152, 0.0722), _parts(color), strict=True)
+        )
+        for color in (one, other)
+    )
+    return (bright + 0.05) / (dark + 0.05)
+
+
+def _parts(color: str) -> list[float]:
+    return [float(part) / 255 for part in re.findall(r"[\d.]+", color)[:3]]
 
 
 def _light(color: str) -> float:

@@ -9,9 +9,10 @@ import re
 import textwrap
 from pathlib import Path
 
-from IPython.display import HTML, SVG
+from IPython.display import HTML
 
 from repro.lab import pictures
+from repro.lab.teaching.inline import Picture
 from repro.lab.teaching.stepper import Step, Walk
 from repro.lab.upstream.expansion import copy_lines
 
@@ -80,7 +81,7 @@ def frames(walk: Walk) -> list[str]:
     return [_frame(step, lines, drawn) for step in walk.steps]
 
 
-def filmstrip(walk: Walk, title: str = "") -> SVG:
+def filmstrip(walk: Walk, title: str = "") -> Picture:
     """The moments that matter, one below the other, as one SVG: line, names in /dev/shm, object graph. It shows no
     line of upstream's, so it may be kept."""
     found = moments(walk)
@@ -92,7 +93,7 @@ def filmstrip(walk: Walk, title: str = "") -> SVG:
     )
     width, bottom = COLUMNS * TILE + 16, 48 + -(-len(tiles) // COLUMNS) * height
     told = "; ".join(f"{caption}: {', '.join(_name_lines(step))}" for caption, step in found)
-    return SVG(
+    return Picture(
         f'<svg xmlns="http://www.w3.org/2000/svg" role="img" width="{width}" height="{bottom:.0f}" '
         f'viewBox="0 0 {width} {bottom:.0f}" style="max-width:100%;height:auto" '
         f'font-family="Helvetica, Arial, sans-serif"><title>{html.escape(title)}</title>'
