@@ -66,8 +66,9 @@ def test_the_page_shows_what_it_prints(whole):
 
 
 def _goal(line: str) -> str:
-    """A line about a goal, without the run that it was measured in and without what was measured."""
-    return re.sub(r"n = \d+, \d+ x \d+", "n = _, _ x _", transcript.without_measurements(line))
+    """A line about a goal or a speed, without the run that it was measured in and without what was measured."""
+    told = re.sub(r"n = \d+, \d+ x \d+", "n = _, _ x _", transcript.without_measurements(line))
+    return re.sub(r"^\d+ \d+ ", "_ _ ", " ".join(told.split()))
 
 
 def test_only_the_linked_designs_leave_nothing_and_need_little_room(whole):

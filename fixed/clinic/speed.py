@@ -21,7 +21,7 @@ from repro.lab.terminal import aligned
 
 TIMEOUT = 120.0
 SMALL = 4 << 20  # bytes of a feature: up to that the copy is not what costs, and a request is small
-MANY, FEW = 15, 9  # rounds for a small request, and for another one
+MANY, FEW = 11, 9  # rounds for a small request, and for another one
 WAYS = ("released", "one_segment", "cold", "warm")
 RATIOS = ("warm/memcpy", "warm/released", "cold/one_segment")
 
