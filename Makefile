@@ -30,7 +30,7 @@ demo: $(WHOLE) ## see sglang 0.5.12.post1 die of one image with n = 2, then see 
 	@echo "The same on a server that others use, too: $(BIN)/python repro/server.py, then $(BIN)/python fixed/server.py"
 
 drill: $(WHOLE) ## what has happened here, and what do you do first? One of ten cases, dealt blind
-	@$(BIN)/python -m repro.lab.drill
+	@$(BIN)/python -m repro.lab.drill || [ $$? -eq 1 ]  # a wrong answer is no failure
 
 gpu: $(WHOLE_GPU) ## the same two runs with all of sglang's dependencies (9.2 GB), on the GPU if one answers
 	.venv-gpu/bin/python repro/crash.py
