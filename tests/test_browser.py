@@ -132,8 +132,10 @@ def test_the_stepper_by_mouse_and_by_keyboard(lab, page, tmp_path):
     run_all(page)
     wait_until_idle(page, 150)
     marks = page.locator(".film > input")
+    marks.first.wait_for(timeout=150_000)
     marks.first.scroll_into_view_if_needed()
     assert page.locator("[data-mime-type='application/vnd.jupyter.stderr'] , .jp-mod-error").count() == 0
+    assert page.locator(".jp-OutputArea-output > svg[role=img] > title").count() >= 2  # in the page: no images
     marks.first.focus()
     seen = [frame(page)]
     for _ in range(5):

@@ -37,6 +37,7 @@ SHOWN = """
 .{film} > input:nth-of-type({k}):checked ~ .said > :nth-child({k}) {{display: inline}}
 .{film} > input:nth-of-type({k}):checked ~ .pages > :nth-child({k}) {{display: grid}}
 """
+NOT_JUPYTERS = 'data-lm-suppress-shortcuts="true"'  # else JupyterLab takes the arrow keys for its own
 _numbers = itertools.count(1)
 
 
@@ -47,7 +48,7 @@ def player(walk: Walk) -> HTML:
     pages = frames(walk)
     said = [html.escape(_said(step, len(pages))) for step in walk.steps]
     marks = "".join(
-        f'<input type="radio" name="{film}" id="{film}-{k}" aria-label="{words}"{" checked" * (k == 0)}>'
+        f'<input type="radio" name="{film}" id="{film}-{k}" aria-label="{words}" {NOT_JUPYTERS}{" checked" * (k == 0)}>'
         for k, words in enumerate(said)
     )
     turned = "".join(
@@ -56,8 +57,8 @@ def player(walk: Walk) -> HTML:
     )
     style = STYLE + "".join(SHOWN.format(film=film, k=k + 1) for k in range(len(pages)))
     return HTML(
-        f'<div class="film {film}" role="group" aria-label="the steps, one after the other" '
-        f'data-lm-suppress-shortcuts="true"><style>{style}</style>{marks}'
+        f'<div class="film {film}" role="group" aria-label="the steps, one after the other">'
+        f"<style>{style}</style>{marks}"
         f'<p class="said" role="status" aria-live="polite">{"".join(f"<span>{words}</span>" for words in said)}</p>'
         f'<div class="pages">{turned}</div></div>'
     )
