@@ -12,12 +12,13 @@ RESOLVE := $(BIN)/uv pip compile --quiet --universal --generate-hashes \
 	--custom-compile-command 'make lock'
 COMPILE := $(RESOLVE) --python-version 3.10
 
-# What other programs on this machine need must not change what the kit's own Python imports and asserts.
-unexport PYTHONPATH PYTHONHOME PYTHONOPTIMIZE PYTHONSTARTUP PYTEST_ADDOPTS PYTEST_PLUGINS
+# What other programs on this machine need must not change what the kit's own Python imports and asserts, nor let it
+# compile torch and sglang anew in every process.
+unexport PYTHONPATH PYTHONHOME PYTHONOPTIMIZE PYTHONSTARTUP PYTHONDONTWRITEBYTECODE PYTEST_ADDOPTS PYTEST_PLUGINS
 export PYTHONUTF8 := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo gpu latest test check tidy lab notebooks book doctor lock readme clean
+.PHONY: help setup demo drill gpu latest test check tidy lab exercise notebooks book doctor lock readme clean
 
 help: ## print this
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 10
@@ -27,6 +28,9 @@ setup: $(WHOLE) ## make .venv with everything that is locked
 demo: $(WHOLE) ## see sglang 0.5.12.post1 die of one image with n = 2, then see it answer with the fix
 	$(BIN)/python -m repro.lab.engine.host repro/crash.py fixed/crash.py
 	@echo "The same on a server that others use, too: $(BIN)/python repro/server.py, then $(BIN)/python fixed/server.py"
+
+drill: $(WHOLE) ## what has happened here, and what do you do first? One of ten cases, dealt blind
+	@$(BIN)/python -m repro.lab.drill
 
 gpu: $(WHOLE_GPU) ## the same two runs with all of sglang's dependencies (9.2 GB), on the GPU if one answers
 	.venv-gpu/bin/python repro/crash.py
@@ -49,6 +53,9 @@ tidy: $(WHOLE)
 lab: $(WHOLE) ## open JupyterLab at the notebooks
 	@$(BIN)/jupyter trust $(wildcard notebooks/*.ipynb notebooks/solutions/*.ipynb) >/dev/null
 	$(BIN)/jupyter lab --notebook-dir notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
+
+exercise: $(WHOLE) ## grade exercises/fix.py at each save, with the next hint only (EXERCISE=protocol: the other one)
+	@$(BIN)/python -m fixed.exercises $(EXERCISE)
 
 notebooks: $(WHOLE) ## execute every notebook from clean and keep its outputs
 	$(BIN)/python -m scripts.notebooks

@@ -17,7 +17,9 @@ def scene(arguments) -> list[str]:
 
     install.FIXES[arguments.fix]()
     culprit = question(arguments.prompt, images=[image_url(arguments.image)], n=arguments.n)
-    return server.serve(arguments.model, arguments.device, others=arguments.clients, culprit=culprit)
+    return server.serve(
+        arguments.model, arguments.device, others=arguments.clients, culprit=culprit, replicas=arguments.replicas
+    )
 
 
 if __name__ == "__main__":

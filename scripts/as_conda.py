@@ -8,7 +8,6 @@ standard library only. It does not try conda itself, and not conda's own package
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from repro.lab.machine.surroundings import CONDAS_MARK
 from repro.lab.places import ROOT
+from repro.lab.terminal import OneLineParser, command
 
 FILE = ROOT / "environment.yml"
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
@@ -25,9 +25,10 @@ LAST = 40  # lines of a failed step that are shown
 EXECUTE = ("-m", "nbconvert", "--log-level", "ERROR", "--to", "notebook", "--execute", "--inplace")
 
 
+@command
 def main() -> int:
     """0: every step succeeded. 1: one step failed, and its output was shown."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = OneLineParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="for the environment, some 10 GB; it stays there")
     environment = parser.parse_args().folder.absolute()
     python = environment / "bin" / "python"

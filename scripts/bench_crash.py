@@ -8,7 +8,6 @@ verdict. All variants are measured in turn, round by round, so that they see the
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import statistics
@@ -23,6 +22,7 @@ from repro.crash import scene
 from repro.lab import engine
 from repro.lab.engine import launcher
 from repro.lab.engine.host import Host
+from repro.lab.terminal import OneLineParser, command
 
 ROOT = Path(__file__).resolve().parents[1]
 PYTHON = [sys.executable]
@@ -100,9 +100,10 @@ def second_engine(host: Host) -> float:
     return time.perf_counter() - began
 
 
+@command
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = OneLineParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--switches", action="store_true", help="also leave out each switch of the boot in turn")
     options = parser.parse_args()
@@ -130,4 +131,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

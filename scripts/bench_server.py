@@ -1,17 +1,18 @@
 """A server under load, as released and with each fix: which clients are answered, and how long they wait.
 
-`python -m scripts.bench_server [--requests N] [--at-once N] [--side PIXELS] [--quick]`. Half of the requests have an
-image, n goes from 1 to 8, and one client in ten leaves in mid-answer. `lost` counts answers that did not come whole.
-`wrong` counts answers with a wrong sample: at temperature 0, the same question alone got another text. `blocked` is the
-longest time for which the event loop of the tokenizer's process was blocked. A heartbeat in this loop asks for its turn
-every millisecond. `all blocks` is the sum of all such times over 5 ms. `gap` is the time between two tokens of one
-sample, for the clients without an image. The released server dies of the first image with n > 1. So the first column
-shows the released server while all clients ask for one sample.
+`python -m scripts.bench_server [--requests N] [--at-once N] [--side PIXELS] [--quick] [--only SERVER ...]`.
+Half of the requests have an image, n goes from 1 to 8, and one client in ten leaves in mid-answer. `lost` counts
+answers that did not come whole. `wrong` counts answers with a wrong sample: at temperature 0, the same question alone
+got another text. `blocked` is the longest time for which the event loop of the tokenizer's process was blocked. A
+heartbeat in this loop asks for its turn every millisecond. `all blocks` is the sum of all such times over 5 ms. `gap`
+is the time between two tokens of one sample, for the clients without an image. `names, still served` is the number of
+names in /dev/shm after the last answer: a design may keep some for the next request. The released server dies of the
+first image with n > 1. So the first column shows the released server while all clients ask for one sample. `detach`
+is upstream's fix. The other columns are designs of this kit, as the plugin brings them into a server.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import os
@@ -26,28 +27,36 @@ from pathlib import Path
 from typing import Any
 
 from fixed import install
+from fixed.designs import ONE_SEGMENT, PURE_WRAP, SEGMENT_PER_PICKLE, WARM_SEGMENTS
 from repro.lab import engine
 from repro.lab.engine import launcher
 from repro.lab.engine.host import Host
 from repro.lab.evidence.recorder import note
 from repro.lab.evidence.verdict import Verdict
-from repro.lab.terminal import aligned, count
+from repro.lab.terminal import OneLineParser, aligned, command, count
 from scripts.server_load import MOST, Load
 
 RELEASED, ONE = "released", "released, n = 1"
-SIDES = (ONE, RELEASED, *install.FIXES)
+DETACH = "detach"
+PLUGGED = tuple(design.name for design in (PURE_WRAP, SEGMENT_PER_PICKLE, ONE_SEGMENT, WARM_SEGMENTS))
+SIDES = (ONE, RELEASED, DETACH, *PLUGGED)
+SWITCH = "SGLANG_SHM_HOTFIX"  # environment variable: which design the plugin brings
 BEAT = 0.001  # seconds between two beats
 WORTH_A_NOTE = 0.005  # seconds that the loop did not come
 LIMITS = {"boot": 300.0, "generate": 1500.0}  # seconds
 QUICK = 32  # requests
+WAITS = "blocked, ms", "all blocks, ms", "gap p50, ms", "gap p99, ms"
 
 
 def loaded(arguments: Namespace) -> None:
     """A scene: sglang's server with a fix or without one, a heartbeat in its event loop, and the load's clients."""
     from repro.lab.server import boot
 
-    if arguments.fix in install.FIXES:
-        install.FIXES[arguments.fix]()
+    if arguments.fix in PLUGGED:
+        os.environ[SWITCH] = arguments.fix
+        install.hotfix()
+    elif arguments.fix == DETACH:
+        install.FIXES[DETACH]()
     beat_in_uvicorn()
     with boot.held_port() as held:
         size = arguments.requests, arguments.at_once, arguments.side, 1 if arguments.fix == ONE else MOST
@@ -113,7 +122,8 @@ def measured(verdict: Verdict, requests: int) -> dict[str, Any]:
         "went by themselves": sum(asked["leaves"] and not asked["error"] for asked in of["asked"]),
         "lost": sum(bool(asked["error"]) if asked["leaves"] else not asked["whole"] for asked in of["asked"]),
         "wrong": sum(asked["wrong"] for asked in of["asked"]),
-        "names left": len(of["names"][0]["left"]),
+        "names, still served": len(of["names"][0]["left"]),
+        "names left at the end": len([name for name in verdict.leftovers.segments if not name.startswith("sem.")]),
         "MiB, start": memory["start"],
         "MiB, half": memory.get("half", 0.0),
         "MiB, end": memory["end"],
@@ -131,39 +141,43 @@ def quantile(values: list[float], part: float) -> float:
 
 
 def table(told: dict[str, dict[str, Any]]) -> Iterator[str]:
-    """One row for each number, one column for each server, and the ratio of the last two columns."""
-    *_, before, last = told
-    yield from aligned(
-        [("", *told, f"{last} / {before}"), *_rows(told, told[before], told[last])], right=slice(1, None)
-    )
+    """One row for each number, one column for each server; then the waits as ratios to those with upstream's fix."""
+    yield from aligned([("", *told), *_rows(told)], right=slice(1, None))
 
 
-def _rows(told: dict[str, dict[str, Any]], before: dict[str, Any], last: dict[str, Any]) -> Iterator[list[str]]:
-    for name in last:
-        timed = isinstance(last[name], float)
-        ratio = f"{last[name] / before[name]:.2f}" if timed and before[name] else ""
-        yield [name, *(f"{each[name]:.1f}" if timed else str(each[name]) for each in told.values()), ratio]
+def _rows(told: dict[str, dict[str, Any]]) -> Iterator[list[str]]:
+    for name, first in next(iter(told.values())).items():
+        yield [name, *(f"{each[name]:.1f}" if isinstance(first, float) else str(each[name]) for each in told.values())]
     ends = [(each["MiB, half"], each["MiB, end"]) for each in told.values()]
-    yield ["MiB, end / half", *(f"{end / half:.2f}" if end and half else "-" for half, end in ends), ""]
+    yield ["MiB, end / half", *(f"{end / half:.2f}" if end and half else "-" for half, end in ends)]
+    for name in WAITS if DETACH in told else ():
+        yield [f"{name.removesuffix(', ms')}, over {DETACH}", *_over(told, name)]
 
 
+def _over(told: dict[str, dict[str, Any]], name: str) -> Iterator[str]:
+    base = told[DETACH][name]
+    yield from (f"{each[name] / base:.2f}" if base and each["whole"] else "-" for each in told.values())
+
+
+@command
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = OneLineParser(description=__doc__)
     parser.add_argument("--requests", type=count, default=200, help="default: %(default)s")
     parser.add_argument("--at-once", type=count, default=16, help="default: %(default)s")
     parser.add_argument("--side", type=count, default=448, help="of the images, in pixels (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help=f"{QUICK} requests")
+    parser.add_argument("--only", nargs="+", choices=SIDES, default=SIDES, metavar="SERVER", help=f"some of: {SIDES}")
     parser.add_argument("--log", type=Path, help="keep what the last server prints")
     options = parser.parse_args()
     options.requests = QUICK if options.quick else options.requests
     told = {}
     with Host(engine.environment(engine.TINY, engine.CPU)) as host:
-        for fix in SIDES:
+        for fix in options.only:
             told[fix] = measure(fix, options, host)
             print(f"{fix}: {told[fix]['seconds']:.0f} s", file=sys.stderr, flush=True)
     print(*table(told), sep="\n")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

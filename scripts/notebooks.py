@@ -9,10 +9,10 @@ A cell tagged `measured` shows times or bytes that differ from run to run: its o
 
 from __future__ import annotations
 
-import argparse
 import copy
 import functools
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,7 +21,9 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 
+from repro.lab.refused import Refused
 from repro.lab.teaching import transcript
+from repro.lab.terminal import OneLineParser, command
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "notebooks"
@@ -85,8 +87,7 @@ def _run(path: Path) -> NotebookNode:
 
 
 def kept(notebook: NotebookNode) -> NotebookNode:
-    """`notebook` as it is committed: without times, widgets' state and upstream's lines."""
-    notebook.metadata.pop("widgets", None)
+    """`notebook` as it is committed: without times and upstream's lines."""
     notebook.metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
@@ -126,9 +127,6 @@ def book(folder: Path, run: Callable[[Path], NotebookNode] = executed) -> None:
     entries = []
     for path in paths():
         notebook = copy.deepcopy(run(path))
-        notebook.metadata.pop("widgets", None)
-        for cell in notebook.cells:
-            cell.outputs = [output for output in cell.get("outputs", []) if not _is_widget(output)]
         page, _ = exporter.from_notebook_node(notebook, {"metadata": {"path": str(path.parent)}})
         name = f"{'solution_' if path.parent != FOLDER else ''}{path.stem}.html"
         (folder / name).write_text(_offline(page), encoding="utf-8")
@@ -155,10 +153,6 @@ def _offline(page: str) -> str:
     return page.replace("</head>", f"{BOOK_STYLE}</head>")
 
 
-def _is_widget(output: NotebookNode) -> bool:
-    return "application/vnd.jupyter.widget-view+json" in output.get("data", {})
-
-
 def _text(output: NotebookNode) -> str:
     if output.output_type == "stream":
         return output.text
@@ -168,20 +162,25 @@ def _text(output: NotebookNode) -> str:
     return data.get("image/svg+xml") or data.get("text/html") or data.get("text/plain", "")
 
 
+@command
 def main() -> None:
     """Execute in place, or write the book."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = OneLineParser(description=__doc__)
     parser.add_argument("--book", type=Path, metavar="FOLDER", help="write HTML pages there, and keep nothing here")
     parser.add_argument("only", nargs="*", help="beginnings of names, such as 04")
     options = parser.parse_args()
     if options.book:
         book(options.book)
         return
-    for path in paths():
-        if not options.only or path.name.startswith(tuple(options.only)):
-            print(path.name, flush=True)
-            nbformat.write(kept(copy.deepcopy(executed(path))), path)
+    chosen = [path for path in paths() if not options.only or path.name.startswith(tuple(options.only))]
+    if not chosen:
+        raise Refused(
+            f"no notebook begins with {' or '.join(options.only)}", "give the beginning of a name, such as 04"
+        )
+    for path in chosen:
+        print(path.name, flush=True)
+        nbformat.write(kept(copy.deepcopy(executed(path))), path)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

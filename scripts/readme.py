@@ -11,7 +11,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from repro.lab.refused import Refused
 from repro.lab.teaching.transcript import shown
+from repro.lab.terminal import command
 
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"(<!-- output of (?P<command>[^>]+) -->\n```text\n)(?P<output>.*?)(```\n<!-- end -->)", re.DOTALL)
@@ -50,11 +52,16 @@ def pages() -> list[Path]:
     return [*sorted(ROOT.glob("README*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 
 
+@command
 def main() -> None:
     """Refresh the pages in place: `python -m scripts.readme [PART OF A COMMAND]`."""
-    for page in pages():
-        page.write_text(refreshed(page.read_text(encoding="utf-8"), *sys.argv[1:2]), encoding="utf-8")
+    only = "".join(sys.argv[1:2])
+    texts = {page: page.read_text(encoding="utf-8") for page in pages()}
+    if not any(only in command for text in texts.values() for command in blocks(text)):
+        raise Refused(f"no page shows a command with {only!r} in it", "give a part of one, or nothing for all")
+    for page, text in texts.items():
+        page.write_text(refreshed(text, only), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -65,7 +65,7 @@ class Answer:
 def main(file: Path) -> None:
     """Send the load that `file` tells."""
     load = Load(**json.loads(file.read_text(encoding="utf-8")))
-    with clients.beside(load.pid) as server:
+    with clients.beside([load.pid]) as (server,):
         asyncio.run(Clients(load, server).run())
 
 
@@ -85,12 +85,12 @@ class Clients:
 
     def __init__(self, load: Load, server: psutil.Process) -> None:
         self.load, self.server = load, server
-        self.plain, self.openai = clients.connected(load.port)
+        self.plain, self.openai = clients.connected([load.port])
         self.images = {colour: image_url(colour=colour, side=load.side) for colour in COLOURS}
 
     async def run(self) -> None:
         """Ask each question alone, and then send the whole load."""
-        if await clients.healthy(self.load.port, self.plain, self.server) != "200":
+        if await clients.healthy(self.load.port, self.server, self.plain) != "200":
             return
         note("phase", phase="generate")
         asked = asks(self.load.requests, self.load.most)

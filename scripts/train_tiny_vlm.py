@@ -7,7 +7,6 @@ The same seed, number of threads, torch and kind of CPU give the same weights. O
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import os
 import random
@@ -19,6 +18,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from a plain checkout, too
 
 from repro.lab.engine import chat, made_pictures, tiny_vlm
+from repro.lab.terminal import OneLineParser, command
 
 SEED, THREADS = 24231, 1
 STEPS, COOLING, BATCH, RATE, WARM_UP = 1200, 150, 32, 2.5e-3, 40
@@ -182,9 +182,10 @@ def _embed_by_a_product(model: Any) -> None:
     embed.forward = lambda patches: torch.nn.functional.linear(patches, embed.proj.weight.flatten(1))
 
 
+@command
 def main() -> int:
     """Train, round, examine, write. Returns 0 if at least 99 of 100 unseen pictures are described truly, else 1."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = OneLineParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=STEPS, help="steps of training (default: %(default)s)")
     parser.add_argument("--keep", type=Path, metavar="FILE", help="keep the state in FILE, and go on from there")
     parser.add_argument("--install", action="store_true", help="write the weights into the kit")

@@ -43,7 +43,7 @@ BOOTS = {
     "served",
 }
 BROWSES = {"page", "lab"}
-LASTS = {"whole", "built", "book"}
+LASTS = {"whole", "built", "book", "examined"}
 ENGINE_FILES = {f"test_{name}" for name in "engine host hotfix provenance readme release server stop upstream".split()}
 OTHER_RELEASE = re.compile(r"0\.5\.\d+(\.post\d+)?(?<!0\.5\.12\.post1)")
 ORDER = ["engine", "test_notebooks", "test_clinic", "test_designs", "test_browser"]
@@ -137,8 +137,9 @@ def no_temporary_folder_left():
 
 
 @pytest.fixture(scope="session")
-def host():
-    """A process that has imported sglang, for all the engines of this session."""
+def host(request):
+    """A process that has imported sglang, for all the engines of this session. `make check` has none."""
+    assert "not engine" not in request.config.option.markexpr, "a test that boots an engine is not marked so"
     with Host(engine.environment("tiny", engine.CPU)) as host:
         yield host
 

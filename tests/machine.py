@@ -52,17 +52,22 @@ def processes_of(folder: Path) -> list[int]:
 
 
 def command(
-    *words: object, folder: Path | None = None, python: str = sys.executable, on: Host | None = None, **environment: str
+    *words: object,
+    folder: Path | None = None,
+    python: str = sys.executable,
+    on: Host | None = None,
+    typed: str = "",
+    **environment: str,
 ) -> subprocess.CompletedProcess:
     """Run a script or module of this repository to its end; text of stdout and stderr, and the exit status.
-    `folder` is where the run puts its temporary files, `on` the host of its engine."""
+    `folder` is where the run puts its temporary files, `on` the host of its engine, `typed` what is on its stdin."""
     return subprocess.run(
         [python, *map(str, words)],
         cwd=ROOT,
         capture_output=True,
         encoding="utf-8",
         timeout=500,
-        stdin=subprocess.DEVNULL,
+        input=typed,
         **on_host(on, folder, **environment),
     )
 

@@ -58,6 +58,7 @@ def test_the_order_of_events_is_total():
         assert len({event.send for event in result.events if event.name == name}) == 1
 
 
+@pytest.mark.long
 def test_two_hundred_runs_leave_nothing():
     for _ in range(2):
         run(n=2), run(n=2, fix=detach)

@@ -155,9 +155,7 @@ def quick(monkeypatch, made, tmp_path):
     monkeypatch.setattr(orders, "explored", lambda arguments: [])
     monkeypatch.setattr(orders, "told", lambda found: [])
     monkeypatch.setattr(orders, "for_real", lambda arguments: 0)
-    monkeypatch.setattr(clinic, "growth", lambda *_: None)
-    monkeypatch.setattr(clinic, "goals", lambda *_: [])
-    monkeypatch.setattr(clinic, "table", lambda rows: "")
+    monkeypatch.setattr(clinic, "in_words", lambda *_: [])
     monkeypatch.setattr(clinic, "chart", lambda rows: "")
     monkeypatch.setattr(doctor, "CHECKS", (doctor.python, doctor.linux))
     return place
@@ -244,12 +242,14 @@ def test_refused_in_one_line(quick, name, words, told):
     assert told in result.stderr
 
 
-@pytest.mark.parametrize("option", ["--image", "--log"])
-def test_a_named_pipe_is_not_waited_for(quick, option, tmp_path):
+@pytest.mark.parametrize("main", [repro_crash, lab.main], ids=["repro/crash.py", "repro.lab"])
+@pytest.mark.parametrize("what", ["pipe", "/dev/full"])
+def test_a_pipe_is_not_waited_for_and_a_device_is_not_read_for_ever(quick, main, what, tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    result = ended(repro_crash, [option, str(tmp_path / "pipe")])
-    assert result.status == 2
-    assert "is a pipe or a socket" in result.stderr
+    for option in ("--image", "--log") if main is repro_crash else ("--trace",):
+        result = ended(main, [option, str(tmp_path / what)])
+        assert result.status == 2
+        assert "is a pipe, a socket or a device" in result.stderr
 
 
 @pytest.mark.parametrize("name", ["repro.lab", "repro/crash.py"])

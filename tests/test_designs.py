@@ -20,7 +20,7 @@ from repro.lab.releases import FIXED
 from tests import machine
 from tests.batches import CONTAINED, batch
 
-HOOKED = (PURE_WRAP, SEGMENT_PER_PICKLE, ONE_SEGMENT, REFERENCE_COUNT)  # what plugs in at every release
+HOOKED = (PURE_WRAP, SEGMENT_PER_PICKLE, ONE_SEGMENT, REFERENCE_COUNT, WARM_SEGMENTS)  # what plugs in at every release
 
 
 def name(design) -> str:

@@ -119,7 +119,15 @@ def test_ctrl_c_waits_where_something_would_be_left_half_done():
         presses("in spite of it")
     with pytest.raises(KeyboardInterrupt), limits.uninterrupted(), limits.interruptible():
         presses("never")
-    assert done == ["in spite of it"]
+
+    def comes_to_a_wait():
+        presses("before the wait")
+        with limits.interruptible():
+            done.append("never")
+
+    with pytest.raises(KeyboardInterrupt), limits.uninterrupted():
+        comes_to_a_wait()
+    assert done == ["in spite of it", "before the wait"]
 
 
 def test_thousands_of_samples_do_not_wait_for_each_other():
@@ -199,6 +207,7 @@ def test_without_inotify_the_lab_works_and_says_what_is_missing(monkeypatch):
     assert "max_user_instances" in result.notes[0]
 
 
+@pytest.mark.long
 def test_a_run_that_has_no_descriptor_left_is_not_the_recorders_fault():
     """Then sglang's own open fails, in its own place. The recorder has its file open already and raises nothing."""
     code = (
@@ -232,12 +241,24 @@ def test_a_name_that_somebody_else_removed_is_another_death():
 
 
 @pytest.mark.network
-@pytest.mark.parametrize(("release", "told"), [(LAST, []), (CONTAINED, ["a server answers such a request with"])])
-def test_where_a_server_would_live_on_the_run_says_so(release, told):
-    """The lab's scheduler dies of a name that cannot be opened. From 0.5.19 on, sglang's scheduler does not."""
-    notes = run(n=1, release=release, fix=Plug(hooks={WRAP: removes})).notes
-    assert len(notes) == len(told)
-    assert all(words in note for words, note in zip(told, notes, strict=True))
+@pytest.mark.parametrize(("release", "outcome"), [(LAST, "crashed"), ("0.5.18", "crashed"), (CONTAINED, "refused")])
+def test_where_a_server_would_live_on_the_scheduler_does(release, outcome):
+    """If another process has removed the name, the scheduler ends. From 0.5.19 on, only the request fails."""
+    fix = Plug(hooks={WRAP: removes})
+    results = [run(n=1, release=release, fix=fix), run(n=1, release=release)]
+    assert [result.verdict.outcome for result in results] == [outcome, "survived"]
+    schedulers = [{event.pid for event in result.events if event.role == "scheduler"} for result in results]
+    assert (schedulers[0] == schedulers[1]) == (outcome == "refused")
+    assert bool(results[0].sends[0].failed) == (outcome == "refused")
+
+
+@pytest.mark.network
+def test_all_ranks_refuse_what_one_rank_cannot_read():
+    """One rank that fails decides for all ranks, as with sglang's all_reduce. Here rank 0 has read the pixels."""
+    result = run(n=1, ranks=2, barrier=False, late=0.3, release=CONTAINED)
+    assert (result.verdict.outcome, result.verdict.error) == ("refused", "RuntimeError")
+    assert "rank" in result.sends[0].failed
+    assert result.log.count("Failed to materialize") == 1
 
 
 def test_a_run_is_told_in_the_singular():

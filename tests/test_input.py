@@ -39,6 +39,7 @@ def folder(tmp_path):
         (["--n", "0"], ["--n", "'0'", "give a whole number of 1 or more"]),
         (["--n", "-1"], ["--n", "'-1'", "give a whole number of 1 or more"]),
         (["--n", "x"], ["--n", "'x'", "give a whole number of 1 or more"]),
+        (["--n", "1001"], ["--n 1001", "give 1000 or fewer"]),
         (["--n"], ["--n"]),
         (["--colour", "red"], ["--colour red", "--help"]),
         (["--device", "tpu"], ["--device", "'tpu'", "cuda"]),
@@ -63,6 +64,7 @@ def test_refused(script, words, expected, folder):
         ("repro/server.py", ["--with", "detach"], ["--with", "--help"]),
         ("repro/server.py", ["--clients", "0"], ["--clients", "'0'", "give a whole number of 1 or more"]),
         ("fixed/server.py", ["--clients", "65"], ["--clients 65", "give 64 or fewer"]),
+        ("repro/server.py", ["--replicas", "5"], ["--replicas 5", "give 4 or fewer"]),
         ("fixed/server.py", ["--with", "luck"], ["--with", "'luck'", "hotfix"]),
     ],
 )

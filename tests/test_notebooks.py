@@ -206,6 +206,7 @@ def test_the_book_is_whole_and_needs_no_network(book):
         assert not re.search(r'(src|href)="https?://[^"]+\.(js|css|woff2?)', text)
         for target in re.findall(r'href="([^"#:]+)"', text):
             assert (book / target).exists(), (page.name, target)
+    assert 'class="said" role="status"' in (book / "04_two_expansion_points.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.browser

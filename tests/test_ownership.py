@@ -59,6 +59,7 @@ def test_where_the_failure_is_contained_ownership_still_bites():
     result = run(request, n=2, release=CONTAINED)
     assert result.verdict.error == "RuntimeError"  # materialize says it; unpickling no longer fails
     assert result.verdict.where.endswith(" materialize")
+    assert result.verdict.outcome == "refused"
     assert any("was sent 3 times" in fault for fault in result.faults())
     assert "the source request was mutated" in result.faults()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import posix
+import time
 from multiprocessing import shared_memory
 
 import pytest
@@ -123,6 +124,25 @@ def test_a_full_disk_is_counted_and_does_not_reach_what_is_recorded():
         assert recorder.lost == 2
     finally:
         recorder.stop()
+
+
+def test_spent_is_the_time_of_the_recorder_and_not_of_what_it_records(tmp_path, path, monkeypatch):
+    """A send that is timed pays for the calls that it makes, and not for the account of them."""
+    link = os.link
+
+    def slow(*arguments):
+        time.sleep(0.3)
+        link(*arguments)
+
+    monkeypatch.setattr(os, "link", slow)
+    write_by_open(path)
+    with Recorder(tmp_path / "events", "tokenizer", react=lambda event: time.sleep(0.1)) as recorder:
+        os.link(path, other := f"{path}-2")
+        assert 0.1 <= recorder.spent < 0.3
+        recorder.thread = -1  # what other threads do is not the run's
+        before = recorder.spent
+        os.unlink(other)
+        assert recorder.spent == before
 
 
 def test_of_a_shared_dev_shm_the_suite_looks_at_the_names_in_its_ledger(tmp_path, monkeypatch, recorded):

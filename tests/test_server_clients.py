@@ -82,7 +82,7 @@ def clients_of_a_server_that_dies(port: int, folder: Path, when) -> list[tuple[s
     events, file = folder / "events.jsonl", folder / "plan.json"
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as server:
         try:
-            file.write_text(Plan(port, server.pid, 1, question("?")).as_json(), encoding="utf-8")
+            file.write_text(Plan([(port, server.pid)], 1, question("?")).as_json(), encoding="utf-8")
             environment = {**os.environ, recorder.EVENTS_FILE: str(events), "TMPDIR": str(folder)}
             words = [sys.executable, "-m", "repro.lab.server.clients", str(file)]
             subprocess.run(words, cwd=machine.ROOT, env=environment, check=True)
@@ -112,7 +112,7 @@ def test_a_library_that_tries_again_sends_the_killer_again_and_the_kits_does_not
     monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
 
     async def ask(port: int, **more: int) -> str:
-        plain, library = clients.connected(port)
+        plain, library = clients.connected([port])
         async with plain, library.with_options(**more) as client:
             try:
                 await client.chat.completions.create(**question("?", n=2))
@@ -126,3 +126,32 @@ def test_a_library_that_tries_again_sends_the_killer_again_and_the_kits_does_not
         sent[retries] = came
     killer = b"POST /v1/chat/completions HTTP/1.1"
     assert sent == {"off": [killer], "on": [killer, killer]}
+
+
+def test_a_balancer_gives_requests_in_turn_and_passes_over_a_replica_that_refuses():
+    async def ask(*ports: int) -> list[str]:
+        plain, library = clients.connected(ports)
+        async with plain, library.with_options(max_retries=1) as client:
+            try:
+                await client.chat.completions.create(**question("?"))
+            except Exception as error:
+                return [clients.name_of(error), clients.name_of(error.__cause__)]
+
+    with boot.held_port() as held, listener() as (first, came_first), listener() as (second, came_second):
+        refuses = held.getsockname()[1]
+        assert asyncio.run(ask(first, refuses, second))[0] == "openai.APIConnectionError"
+        assert len(came_first) == len(came_second) == 1
+        assert asyncio.run(ask(refuses)) == ["openai.APIConnectionError", "httpx.ConnectError"]
+
+
+def test_a_replica_that_ends_badly_ends_the_run_in_the_same_way(short_path):
+    """Of two replicas, one ends well, and one is killed."""
+    code = (
+        "import os, signal; from repro.lab.server import boot; pids = []\n"
+        "for ends in (lambda: os._exit(0), lambda: os.kill(os.getpid(), signal.SIGKILL)):\n"
+        "    pids.append(os.fork())\n"
+        "    if not pids[-1]: ends()\n"
+        "boot.wait_for(pids)"
+    )
+    with machine.start(code, short_path) as process:
+        assert process.wait(LIMIT) == -9

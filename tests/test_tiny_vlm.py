@@ -119,6 +119,7 @@ assert told[0] == told[1] != told[2], told
 """
 
 
+@pytest.mark.long
 def test_the_first_steps_of_the_training_are_those_of_the_seed():
     subprocess.run([sys.executable, "-c", FIRST_STEPS], cwd=machine.ROOT, check=True)
 

@@ -228,9 +228,30 @@ def test_the_speeds_are_those_of_one_run():
     measured and printed."""
     from fixed.clinic import speed
 
-    found = speed.measured(56, 2, rounds=1)
-    assert min(found.released, found.one_segment, found.cold, found.warm, found.memcpy) > 0
+    found = speed.measured(56, 2, rounds=2)
+    assert {way: len(rounds) for way, rounds in found.milliseconds.items()} == dict.fromkeys([*speed.WAYS, "memcpy"], 2)
+    assert all(min(rounds) > 0 for rounds in found.milliseconds.values())
     assert warm_segments.POOL.segments == []
-    _, line = speed.table([found])
-    assert line.split()[:2] == ["56", "2"]
-    assert len(line.split()) == 9
+    assert speed.speed_table([found]).splitlines()[1].split()[:2] == ["56", "2"]
+
+
+def test_a_speed_that_misses_its_goal_is_said_to():
+    from fixed.clinic.speed import Speed, cases, speed_goals
+
+    assert cases((2, 32), (224, 1536)) == [(224, 1), (224, 2), (1536, 1), (1536, 32)]
+    good = {"released": [3000.0, 2500.0], "one_segment": [30.0, 31.0], "cold": [29.0, 30.0], "warm": [6.0, 7.0]}
+    bad = {"released": [6.0, 6.0], "one_segment": [30.0, 30.0], "cold": [31.0, 31.0], "warm": [7.0, 7.0]}
+    for times, word in ((good, " reached "), (bad, " MISSED ")):
+        times["memcpy"] = [5.0, 5.5]
+        told = speed_goals([Speed(224, 2, times), Speed(1536, 32, times)])
+        assert [word in line for line in told] == [True] * 5
+    assert "1/417 of the release's" in speed_goals([Speed(1536, 32, good)])[1]  # the median of the rounds' ratios
+
+
+def test_a_copy_by_two_threads_is_a_copy():
+    """Every byte, and none beyond: with a size that cannot be halved, and with one just below the threshold."""
+    for size in (segment_pool.MANY - 1, segment_pool.MANY + 1):
+        source, target = torch.randint(0, 256, (size,), dtype=torch.uint8), torch.zeros(size + 8, dtype=torch.uint8)
+        segment_pool.copy(source.data_ptr(), target.data_ptr(), size)
+        assert torch.equal(target[:size], source)
+        assert not target[size:].any()

@@ -7,7 +7,9 @@ upstream   a release's own code: read, checked, lifted, and what stands in for t
 lifted     way 2: that code between two processes, one experiment at a time
 evidence   what a run leaves behind: verdict, record of names, the kernel's account, last words
 pictures   evidence as SVG, each with the same as text
-teaching   what notebooks call: show, step, grade
+cases      the relatives of the crash, each made anew, with its evidence
+drill      one of them dealt blind, and what speaks for and against a reader's answer
+teaching   what notebooks call: show, step, check a prediction, grade
 
 `__main__` makes one experiment, `trigger_table` says when it crashes, `doctor` what is wrong with this machine. The
 ground: `terminal` (options, tables, progress), `releases` (facts), `registry` (how packages are reached; it reads

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from repro.lab import lifted
+from repro.lab.cases import command as cases
 from repro.lab.lifted import bisect, replay, request
 from repro.lab.lifted.experiment import TRANSPORTS
 from repro.lab.lifted.fault import Fault
@@ -22,10 +23,10 @@ from repro.lab.machine import preflight
 from repro.lab.pictures.trace import trace
 from repro.lab.places import ROOT
 from repro.lab.refused import Refused
-from repro.lab.releases import ALL, CONTAINED, NEWEST, OLDEST
+from repro.lab.releases import NEWEST, OLDEST
 from repro.lab.terminal import OneLineParser, aligned, command, count
 from repro.lab.trigger_table import HEADS, measured
-from repro.lab.upstream import source, standin_data, standins
+from repro.lab.upstream import source, standin_data, standin_receiver, standins
 from repro.lab.upstream.plugs import Fix, Prepare
 from repro.lab.upstream.release import Release
 
@@ -42,11 +43,13 @@ def main(words: Sequence[str] | None = None, fixes: Mapping[str, Fix] | None = N
         arguments = parse(words, fixes or {}, prog)
         if arguments.explain:
             print("\n".join(explain(Release.of(arguments.release))))
+        elif arguments.case:
+            print(cases.answer(arguments.case, as_json=arguments.json, picture=arguments.picture))
         elif arguments.when:
             return when(engine=not arguments.quick, as_json=arguments.json)
         elif arguments.bisect:
             bisected(arguments)
-        elif arguments.replay:
+        elif arguments.replay is not None:
             return replayed(arguments, fixes or {}, prog)
         else:
             experiment(arguments)
@@ -67,7 +70,7 @@ def experiment(arguments: Namespace) -> None:
         preflight.require_writable(arguments.trace, "--trace")
     result = made(arguments)
     if arguments.trace:
-        arguments.trace.write_text(json.dumps(trace(result.events, labels=result.labels)), encoding="utf-8")
+        preflight.write(arguments.trace, json.dumps(trace(result.events, labels=result.labels)), "--trace")
     if arguments.json:
         sends = [vars(send) for send in result.sends]
         token = str(replay.token(arguments.words, result.verdict.release, result.events))
@@ -154,7 +157,7 @@ def told(result: lifted.Run, *, events: bool) -> Iterator[str]:
     verdict = result.verdict
     yield f"sglang {verdict.release} in the lab, n = {verdict.n}: {verdict.outcome}"
     for send in result.sends:
-        state = {True: "intact", False: "DAMAGED", None: "no answer"}[send.intact]
+        state = "error 500" if send.failed else {True: "intact", False: "DAMAGED", None: "no answer"}[send.intact]
         yield f"  {send.label:<12} {state:<10} {', '.join(send.names) or 'inline'}"
     if verdict.error:
         message, where = verdict.message or "", f" at {verdict.where}" if verdict.where else ""
@@ -194,7 +197,7 @@ def _line(cells: Sequence[str]) -> str:
 
 def explain(of: Release) -> Iterator[str]:
     """What is lifted from a release, line by line of its files, and everything that stands in for the rest."""
-    parts = [part for part in (of.mm_utils, of.tokenizer_manager) if part]
+    parts = [part for part in (of.mm_utils, of.tokenizer_manager, of.receiver) if part]
     yield f"lifted from sglang {of.name}, as released:"
     for part in parts:
         lines = sorted(part.lines.items(), key=lambda entry: entry[1])
@@ -203,13 +206,11 @@ def explain(of: Release) -> Iterator[str]:
     stand_ins = standins.of_modules()
     yield "passed in, the real thing:"
     yield f"  {', '.join(sorted(used - set(stand_ins)))}"
-    yield f"passed in, NOT sglang ({_file(standins)}, {_file(standin_data)}):"
+    yield f"passed in, NOT sglang ({', '.join(map(_file, (standins, standin_data, standin_receiver)))}):"
     yield from aligned([("", name, standin.why) for name, standin in stand_ins.items() if name in used])
     from repro.lab.lifted import scheduler_side
 
     yield f"and the scheduler's loop ({_file(scheduler_side)}): receive, unwrap, compare the bytes, answer; no model"
-    if ALL.index(of.name) >= ALL.index(CONTAINED):
-        yield f"not lifted: the receiver, which contains a failed read (from {CONTAINED} on); the lab's scheduler dies"
 
 
 def _file(module: Any) -> str:
@@ -277,9 +278,22 @@ def parse(words: Sequence[str] | None, fixes: Mapping[str, Fix], prog: str) -> N
     )
     parser.add_argument("--replay", metavar="TOKEN", help="make an experiment again, by the token that --json printed")
     parser.add_argument("--quick", action="store_true", help="with --when: leave out the rows that boot the engine")
+    parser.add_argument("--case", nargs="?", const=cases.LIST, metavar="NAME", help="make a relative of the crash")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="with --case: write the lanes as SVG")
     arguments = parser.parse_args(words)
+    _require_nothing_else(arguments, parser)
     arguments.words = list(sys.argv[1:] if words is None else words)
     return arguments
+
+
+def _require_nothing_else(arguments: Namespace, parser: OneLineParser) -> None:
+    """Raise Refused for an option that --case does not heed, and for --picture without --case."""
+    given = [name for name, value in vars(arguments).items() if value != parser.get_default(name)]
+    others = [name for name in given if name not in ("case", "json", "picture")]
+    if arguments.case and others:
+        raise Refused(f"--case takes no --{others[0].replace('_', '-')}", "give --json or --picture FILE with it")
+    if arguments.picture and not arguments.case:
+        raise Refused("--picture belongs to --case", "give --case NAME, too")
 
 
 if __name__ == "__main__":

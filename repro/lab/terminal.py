@@ -9,6 +9,7 @@ import select
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from repro.lab.refused import Refused
@@ -21,16 +22,20 @@ class OneLineParser(argparse.ArgumentParser):
         raise Refused(f"{message}; see --help")
 
 
-def command(main: Callable[..., int]) -> Callable[..., int]:
+def command(main: Callable[..., int | None]) -> Callable[..., int | None]:
     """A decorator for the main function of a command. The command then works with a closed standard stream (`2>&-`).
-    When the reader of its output has gone (`| head -1`), it ends silently, with the status of SIGPIPE."""
+    When the reader of its output has gone (`| head -1`), it ends silently, with the status of SIGPIPE. A Refused that
+    the function raises becomes one line on stderr, and the status is 2."""
 
     @functools.wraps(main)
-    def run(*arguments: Any, **named: Any) -> int:
+    def run(*arguments: Any, **named: Any) -> int | None:
         _open_what_is_closed()
         try:
             status = main(*arguments, **named)
             sys.stdout.flush()
+        except Refused as refusal:
+            print(f"{Path(sys.argv[0]).name}: {refusal}", file=sys.stderr)
+            return 2
         except BrokenPipeError:
             if not _nobody_reads(1):
                 raise

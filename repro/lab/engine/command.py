@@ -20,7 +20,8 @@ from repro.lab.machine import device, preflight
 from repro.lab.refused import Refused
 from repro.lab.terminal import OneLineParser, command, count, progress
 
-KEPT, BROKEN, REFUSED, INTERRUPTED = 0, 1, 2, 130
+KEPT, BROKEN, INTERRUPTED = 0, 1, 130
+MOST = 1000  # samples
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,6 @@ def main(scene: Callable[[Namespace], Any], promise: Outcome, manner: Manner = A
     """
     try:
         return run(scene, parse(scene.__doc__ or "", promise, manner), promise, manner)
-    except Refused as refusal:
-        print(f"{Path(sys.argv[0]).name}: {refusal}", file=sys.stderr)
-        return REFUSED
     except KeyboardInterrupt:
         print("\ninterrupted: everything that was started is gone", file=sys.stderr)
         return INTERRUPTED
@@ -123,6 +121,8 @@ def parse(description: str, promise: Outcome, manner: Manner) -> Namespace:
     parser.add_argument("--log", type=Path, metavar="FILE", help="keep what sglang prints in FILE")
     manner.adds(parser)
     arguments = parser.parse_args()
+    if arguments.n > MOST:
+        raise Refused(f"--n {arguments.n}: a run has two minutes for all samples", f"give {MOST} or fewer")
     if promise == "crashed" and arguments.n == 1:
         raise Refused("--n 1 cannot crash: sglang copies a request for n > 1 only", "give 2 or more")
     return arguments

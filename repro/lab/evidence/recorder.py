@@ -72,7 +72,7 @@ class Recorder:
         self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         for holder, name, replace in self._patches():
             original = getattr(holder, name)
-            setattr(holder, name, replace(original))
+            setattr(holder, name, self._at_its_own_cost(original, replace))
             self._undo.callback(setattr, holder, name, original)
         _current = self
         return self
@@ -138,17 +138,40 @@ class Recorder:
     def _event(self, what: str, name: str, at: float | None = None, **fields: Any) -> None:
         """Append an event. A successful call has the time of its start, a failed call has the time of its end. So if
         process B fails because process A succeeded, B's event comes after A's."""
-        if self.thread in (None, threading.get_ident()):
-            began = time.monotonic()
-            event = Event(
-                began if at is None else at, os.getpid(), self.role(), what, name, self.send, where=_caller(), **fields
-            )
+        if self._is_watched():
+            began = time.monotonic() if at is None else at
+            event = Event(began, os.getpid(), self.role(), what, name, self.send, where=_caller(), **fields)
             self.note(**{key: value for key, value in vars(event).items() if value is not None})
             if what in MAKING:
                 _enter_into_ledger(event)
             if self.react:
                 self.react(event)
-            self.spent += time.monotonic() - began
+
+    def _is_watched(self) -> bool:
+        return self.thread in (None, threading.get_ident())
+
+    def _at_its_own_cost(self, original: Callable, replace: Callable[[Callable], Callable]) -> Callable:
+        """What replaces `original`. The time that it takes is `spent`, but for the time of the original."""
+
+        def timed(*arguments: Any, **named: Any) -> Any:
+            began = time.monotonic()
+            try:
+                return original(*arguments, **named)
+            finally:
+                if self._is_watched():
+                    self.spent -= time.monotonic() - began
+
+        replacement = replace(timed)
+
+        def replaced(*arguments: Any, **named: Any) -> Any:
+            began = time.monotonic()
+            try:
+                return replacement(*arguments, **named)
+            finally:
+                if self._is_watched():
+                    self.spent += time.monotonic() - began
+
+        return replaced
 
     def _patches(self) -> Iterator[tuple[Any, str, Callable[[Callable], Any]]]:
         """What is replaced while this process is recorded: holder, name, and what makes the replacement."""
@@ -255,7 +278,7 @@ class Recorder:
 
     def turn(self, what: str, name: str = "") -> contextlib.AbstractContextManager[None]:
         """A context that is entered when it is this process's turn to do so; without a turnstile, at once."""
-        ours = self.turnstile and self.thread in (None, threading.get_ident())
+        ours = self.turnstile and self._is_watched()
         return self.turnstile.turn(what, name) if ours else contextlib.nullcontext()
 
     def _registers(self, original: Callable[..., None]) -> Callable[..., None]:

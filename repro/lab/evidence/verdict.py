@@ -9,6 +9,7 @@ from typing import Any, Literal
 from repro.lab.evidence.last_words import LastWords
 
 Outcome = Literal["crashed", "survived", "hung", "refused"]
+LAST_TWO = ("unlink", "open failed")  # of a name that was used up
 TOO_LONG = "no end within the limit"  # the error of a run that hung
 
 
@@ -80,20 +81,25 @@ class Verdict:
 
     def is_the_crash(self) -> bool:
         """Whether the run died of #24231 and of nothing else: unpickling a pointer raised FileNotFoundError on a
-        name that this run had created and had unlinked before."""
+        name that this run had created and that the same process had unlinked before. (If another rank unlinked the
+        name, the cause is a missing barrier.)"""
         return (
             self.outcome == "crashed"
             and self.error == "FileNotFoundError"
             and self.errno == 2
             and (self.where or "").endswith(" __setstate__")
             and self.life_of_segment() == ["create", "open", "unlink", "open failed"]
+            and len({event.get("pid") for event in self._about_segment() if event["what"] in LAST_TWO}) == 1
         )
 
     def life_of_segment(self) -> list[str]:
         """What happened to the name `segment`, in order: `create`, `open`, `unlink`, `open failed`, ... The events of
         the memory behind the name (`map`, `close`) are left out."""
-        life = [event["what"] for event in self.events if event.get("name") == self.segment]
+        life = [event["what"] for event in self._about_segment()]
         return [what for what in life if what not in ("map", "close")]
+
+    def _about_segment(self) -> list[dict[str, Any]]:
+        return [event for event in self.events if event.get("name") == self.segment]
 
     def keeps(self, promise: Outcome) -> bool:
         """Whether the promise was kept: this crash and no other death, or n answers."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -24,8 +24,7 @@ from repro.lab.lifted.fault import Fault
 from repro.lab.lifted.pool import Schedulers, SchedulersGone, pool
 from repro.lab.lifted.request import arrays, make_request
 from repro.lab.lifted.scheduler_side import Session
-from repro.lab.lifted.tokenizer_side import NOBODY, SchedulerDied, Send, Tokenizer
-from repro.lab.releases import ALL, CONTAINED
+from repro.lab.lifted.tokenizer_side import NOBODY, RequestFailed, SchedulerDied, Send, Tokenizer
 from repro.lab.upstream.plugs import KILL, Fix, Prepare, around, as_fix
 from repro.lab.upstream.release import Release
 from repro.lab.upstream.source import INSTALLED
@@ -46,6 +45,9 @@ class Experiment:
     order of all acts, and kills the processes that the order kills. `timeout` is in seconds. For a small /dev/shm, see
     `repro.lab.lifted.small_shm`.
 
+    `undone` are the expansion points (1, 2) at which the fix of a fixed release is taken away again. `record` is a file
+    that gets each event at once and stays after the run. `look` is called with the events, before the sweep.
+
     Raises ValueError if a field has a wrong value.
     """
 
@@ -61,6 +63,9 @@ class Experiment:
     fault: Fault | None = None
     sweep: bool = True
     turnstile: str = ""
+    undone: Collection[int] = ()
+    record: str = ""
+    look: Callable[[Sequence[Event]], None] | None = None
     timeout: float = 20.0
 
     def __post_init__(self) -> None:
@@ -76,13 +81,15 @@ class Experiment:
         fix = as_fix(self.fix)
         release = Release.of(self.release)
         pool.warm_up()
-        manager = release.manager(fix)
+        manager = release.with_the_bug_again(self.undone) if self.undone else release.manager(fix)
         held = [list(arrays(one)) for one in self.requests]
         with limits.uninterrupted(), folders.folder("lab") as folder:
             session = self._session(folder, release)
             tokenizer = Tokenizer(manager.TokenizerManager, self.requests, self.n, self.fault, session.folder)
             prepare = tokenizer.timed(fix.prepare) if fix.prepare else None
-            recorder = Recorder(session.events, "tokenizer", details=True, at_once=False, react=tokenizer.react)
+            recorder = Recorder(
+                session.events, "tokenizer", details=True, at_once=bool(self.record), react=tokenizer.react
+            )
             if self.turnstile:
                 recorder.turnstile = self._turnstile(tokenizer, release, fix)
             recorder.thread = NOBODY  # for now no thread is recorded: other threads of this process make names, too
@@ -105,6 +112,8 @@ class Experiment:
             finally:  # also when it was interrupted
                 notes, unreadable = event.lines(Path(session.events).read_bytes() if recorder.path.exists() else b"")
                 events = event.events(notes)
+                if self.look:
+                    self.look(events)
                 kept = {f"/{name}" for name in fix.kept()}
                 left = _leftovers(
                     [each for each in events if each.name not in kept], sweep=self.sweep, died=_died(tokenizer)
@@ -122,7 +131,8 @@ class Experiment:
             any(not _holds(one, before) for before, one in zip(held, self.requests, strict=True)),
             list(self.requests),
             kept,
-            [note for note in (account.trouble, _contained(verdict)) if note],
+            [note for note in (account.trouble,) if note],
+            log_text,
         )
 
     def _session(self, folder: Path, release: Release) -> Session:
@@ -137,6 +147,7 @@ class Experiment:
             in_the_scheduler,
             self.late,
             self.turnstile,
+            self.record,
         )
 
     def _turnstile(self, tokenizer: Tokenizer, release: Release, fix: Fix) -> Turnstile:
@@ -159,7 +170,8 @@ class Experiment:
 class Run:
     """The result of an experiment. `verdict` is of the same kind as an engine's. `events` is the recorder's account,
     and `kernel` is inotify's account. `mutated` says whether the source requests have lost the features that they held.
-    `kept` are the names that the fix keeps for the next request. `notes` say what is missing in the accounts."""
+    `kept` are the names that the fix keeps for the next request. `notes` say what is missing in the accounts. `log` is
+    the text that the schedulers wrote."""
 
     verdict: Verdict
     sends: list[Send]
@@ -169,6 +181,7 @@ class Run:
     requests: list[TokenizedGenerateReqInput]
     kept: set[str] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
+    log: str = ""
 
     def __repr__(self) -> str:
         told = self.verdict.error or _counted(self.verdict.answers or [], "answer")
@@ -192,6 +205,8 @@ class Run:
         unlinked = [event.name for event in self.events if event.what == "unlink"]
         faults = [f"{self.verdict.outcome}: {self.verdict.error}"] if self.verdict.outcome != "survived" else []
         faults += [f"{name} was sent {k} times" for name in dict.fromkeys(sent) if (k := sent.count(name)) > 1]
+        rooms = [send.room for send in self.sends if send.room is not None]
+        faults += [f"room {room} was sent {k} times" for room in dict.fromkeys(rooms) if (k := rooms.count(room)) > 1]
         faults += [f"{name} was unlinked {k} times" for name in made if (k := unlinked.count(name)) != 1]
         faults += [f"{send.label} did not arrive intact" for send in self.sends if send.intact is False]
         if self.mutated and self.verdict.n > 1:  # with n = 1 nothing is copied: the source itself is sent
@@ -213,13 +228,6 @@ def run(
 
 def _counted(things: Sequence[object], noun: str) -> str:
     return f"{len(things)} {noun}{'s' * (len(things) != 1)}"
-
-
-def _contained(verdict: Verdict) -> str:
-    """What a server does otherwise, where sglang's scheduler would contain this failure; "" where it would not."""
-    if not (verdict.where or "").endswith(" materialize") or ALL.index(verdict.release) < ALL.index(CONTAINED):
-        return ""
-    return f"from {CONTAINED} on, a server answers such a request with an error and lives on; the lab's scheduler dies"
 
 
 def _died(tokenizer: Tokenizer) -> bool:
@@ -249,8 +257,11 @@ def _verdict(tokenizer: Tokenizer, events: list[Event], log: str, release: str, 
         events=[vars(event) for event in events],
     )
     error = tokenizer.error
-    if words := last_words.read(log):
+    contained = isinstance(error, RequestFailed)
+    if (words := last_words.read(log)) and (contained or _died(tokenizer)):
         verdict.died_of(words)
+        if contained:  # the scheduler told of the failure, and lives on
+            verdict.outcome, verdict.dying = "refused", None
     elif isinstance(error, SchedulerDied):
         verdict.outcome, verdict.error = "crashed", "scheduler killed by SIGKILL"
     elif isinstance(error, (asyncio.TimeoutError, TimeoutError)):

@@ -6,10 +6,13 @@ experiment after another until it dies. It dies as sglang's scheduler does: it p
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import signal
 import time
 import traceback
+from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -23,6 +26,7 @@ from repro.lab.evidence.recorder import Recorder
 from repro.lab.evidence.turnstile import Turnstile
 from repro.lab.lifted.fault import Fault
 from repro.lab.lifted.request import checksums
+from repro.lab.upstream import standins
 from repro.lab.upstream.release import Release
 
 PATIENCE = 10.0  # seconds for another rank to come to the barrier
@@ -42,10 +46,11 @@ class Session:
     fault: Fault | None = None
     late: float = 0.0
     turnstile: str = ""  # the address of the turnstile, if there is one
+    record: str = ""  # the file that gets the events, if it is not in the folder
 
     @property
     def events(self) -> str:
-        return f"{self.folder}/events"
+        return self.record or f"{self.folder}/events"
 
     @property
     def log(self) -> str:
@@ -74,20 +79,30 @@ class Barrier:
     def __init__(self, pipes: list[Connection], *, first: bool) -> None:
         self.pipes, self.first = pipes, first
 
+    @property
+    def size(self) -> int:
+        """How many ranks there are, as far as this one has to know: 1, or more."""
+        return len(self.pipes) + 1
+
     def wait(self) -> None:
         """Return when every rank is here. Raises TimeoutError if one does not come, RankDied if one has died."""
+        self.maximum(0)
+
+    def maximum(self, value: int) -> int:
+        """The largest value that any rank gives, when every rank is here. Raises as `wait` does."""
         try:
             if not self.first:
-                self.pipes[0].send("here")
+                self.pipes[0].send(value)
             for pipe in self.pipes:
                 if not pipe.poll(PATIENCE):
                     raise TimeoutError("a rank did not come to the barrier")
-                pipe.recv()
+                value = max(value, pipe.recv())
             if self.first:
                 for pipe in self.pipes:
-                    pipe.send("go")
+                    pipe.send(value)
         except (EOFError, BrokenPipeError, ConnectionResetError):
             raise RankDied from None
+        return value
 
 
 def serve(place: Place, control: Connection, barrier: Barrier, release: str) -> None:
@@ -178,16 +193,28 @@ class Scheduler:
         for other in self.others:
             with self.recorder.turn("forward"):
                 other.send_pyobj(request)
-        if lifted := self.release.mm_utils:
+        if self.release.mm_utils:
             if self.session.barrier and self._came_as_a_pointer(request):
                 self.barrier.wait()
             with self.recorder.turn("read"):
                 pass  # what is read, is read next
-            lifted.unwrap_shm_features(request)
+            self._unwrap(request)
         if self.place.rank == 0:
-            intact = checksums(request) == request.checksums
+            answer = {"run": self.session.folder, "rid": request.rid, "intact": False, "error": ""}
+            if isinstance(request.mm_inputs, Exception):
+                answer["error"] = str(request.mm_inputs)
+            else:
+                answer["intact"] = checksums(request) == request.checksums
             with self.recorder.turn("answer"):
-                self.outbox.send_pyobj({"run": self.session.folder, "rid": request.rid, "intact": intact})
+                self.outbox.send_pyobj(answer)
+
+    def _unwrap(self, request: Any) -> None:
+        """As the release does it: from 0.5.19 on, a failure is put in the place of the request's `mm_inputs`."""
+        if self.release.receiver:
+            with _logged(self.session.log):
+                self.release.receiver.SchedulerRequestReceiver(self.barrier)._finalize_shm_features([request])
+        else:
+            self.release.mm_utils.unwrap_shm_features(request)
 
     def _came_as_a_pointer(self, request: Any) -> bool:
         """Whether any feature of the request came as a pointer. (Not called for 0.5.9, which has no function for
@@ -200,6 +227,18 @@ class Scheduler:
         fault = self.session.fault
         if fault and not self.place.rank and (event.what, event.send) == (fault.last_event, fault.send):
             _kill_myself()
+
+
+@contextlib.contextmanager
+def _logged(path: str) -> Iterator[None]:
+    """While the context lasts, what sglang's functions log goes to the experiment's log."""
+    handler = logging.FileHandler(path, encoding="utf-8", delay=True)
+    standins.logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        standins.logger.removeHandler(handler)
+        handler.close()
 
 
 def _kill_myself() -> None:

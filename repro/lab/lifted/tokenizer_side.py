@@ -35,6 +35,10 @@ class SchedulerDied(Exception):
     """The scheduler's process ended while a request waited for its answer."""
 
 
+class RequestFailed(Exception):
+    """sglang's scheduler could not read a request, said so, and lives on: a server answers with HTTP 500."""
+
+
 class ClientGone(Exception):
     """The client has gone away and does not wait for an answer any more."""
 
@@ -46,7 +50,8 @@ class Send:
     preparing and sending it held the event loop.
 
     `cloned` and `inline` are bytes: of features that were copied before they were wrapped, and of the message itself.
-    `gone` says whether the message left, `where` from which line of `_handle_batch_request`.
+    `gone` says whether the message left, `where` from which line of `_handle_batch_request`. `failed` is the error that
+    the scheduler answered with ("": none). `room` is the request's `bootstrap_room`.
     """
 
     label: str
@@ -58,6 +63,13 @@ class Send:
     inline: int = 0
     gone: bool = False
     where: str = ""
+    failed: str = ""
+    room: int | None = None
+
+    @property
+    def waits(self) -> bool:
+        """Whether the message has left, and no answer has come."""
+        return self.gone and self.intact is None and not self.failed
 
 
 class Tokenizer:
@@ -151,7 +163,7 @@ class Tokenizer:
         send = self.sends[number]
         message = pickle.dumps(request, pickle.DEFAULT_PROTOCOL)
         began = time.perf_counter()
-        send.inline = len(message)
+        send.inline, send.room = len(message), request.bootstrap_room
         send.names = [f"/{name.lstrip('/')}" for array in arrays(request) if (name := _name_of(array))]
         send.segments = dict(filter(None, map(_segment, send.names)))
         self.bookkeeping += time.perf_counter() - began
@@ -225,7 +237,7 @@ class Tokenizer:
 
     async def _until_all_arrived(self) -> None:
         until = time.monotonic() + PATIENCE
-        while any(send.intact is None for send in self.sends if send.gone) and not self.schedulers.dead:
+        while any(send.waits for send in self.sends) and not self.schedulers.dead:
             if self.over or time.monotonic() > until:
                 break
             await asyncio.sleep(0.001)
@@ -236,10 +248,15 @@ class Tokenizer:
             if answer["run"] != self.run:  # the answer belongs to an earlier run that did not wait for it
                 continue
             send = self.sends[self.number_of[answer["rid"]]]
-            send.intact = answer["intact"]
-            waiting = manager.rid_to_state[answer["rid"]].answer
-            if not waiting.done():
-                waiting.set_result(send.label)
+            if answer["error"]:
+                send.failed = answer["error"]
+            else:
+                send.intact = answer["intact"]
+            state = manager.rid_to_state.get(answer["rid"])  # none: nobody waits for the rest of a failed request
+            if state and send.failed:
+                _fail(state.answer, RequestFailed(send.failed))
+            elif state and not state.answer.done():
+                state.answer.set_result(send.label)
 
     def _watch_for_death(self, manager: Any) -> None:
         loop = asyncio.get_running_loop()
@@ -248,12 +265,16 @@ class Tokenizer:
             loop.remove_reader(process.sentinel)
             self.schedulers.dead = True
             for state in manager.rid_to_state.values():
-                if not state.answer.done():
-                    state.answer.set_exception(SchedulerDied())
-                    state.answer.exception()  # asyncio would complain about those that nobody awaits any more
+                _fail(state.answer, SchedulerDied())
 
         for process in [] if self.turnstile else self.schedulers.processes:  # there, its holder says so
             loop.add_reader(process.sentinel, died, process)
+
+
+def _fail(answer: asyncio.Future, error: Exception) -> None:
+    if not answer.done():
+        answer.set_exception(error)
+        answer.exception()  # asyncio would complain about those that nobody awaits any more
 
 
 def _keep_quiet(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
-import stat
 import sys
 import tempfile
 import warnings
@@ -53,11 +52,11 @@ def whole(path: Path, option: str) -> Path:
 
 
 def require_no_pipe(path: Path) -> None:
-    """Raise Refused for a named pipe or a socket: an open would wait for a process at the other end, perhaps for
-    ever."""
+    """Raise Refused for a named pipe, a socket or a device. To open a pipe waits for a process at the other end,
+    perhaps for ever. A read of a device, such as /dev/full, may never end."""
     with contextlib.suppress(OSError):
-        if stat.S_ISFIFO(path.stat().st_mode) or stat.S_ISSOCK(path.stat().st_mode):
-            raise Refused(f"{path} is a pipe or a socket", "give a file")
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise Refused(f"{path} is a pipe, a socket or a device", "give a file")
 
 
 def require_image(path: Path) -> None:
@@ -147,6 +146,20 @@ def require_writable(path: Path, option: str) -> None:
         raise Refused(f"cannot write {path} ({error.strerror})", way_out) from None
     if new:
         path.unlink()
+
+
+def write(path: Path, text: str, option: str) -> None:
+    """Write the whole of `text` into the file at `path`, or nothing. Raises Refused, naming the `option`, if there is
+    no room for it or the file cannot be replaced."""
+    path = path.resolve()
+    new = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        new.write_text(text, encoding="utf-8")
+        new.replace(path)
+    except OSError as error:
+        new.unlink(missing_ok=True)
+        way_out = f"free some room, or give {option} another file"
+        raise Refused(f"cannot write {path} ({error.strerror})", way_out) from None
 
 
 def _require_hub(model: str) -> None:

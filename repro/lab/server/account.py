@@ -27,12 +27,16 @@ class Seen:
 
 @dataclass(frozen=True)
 class Account:
-    """What all clients saw. `health` maps `before` and `after` to the answer of `/health`. `gone` is the time in
-    seconds from the first cut until the port refused connections; None if the port never refused."""
+    """What all clients saw. `health` maps `before` and `after` to the answers of `/health`; equal answers of several
+    replicas are said once. `gone` is the time in seconds from the first cut until every port refused connections; None
+    if a port never refused. `replicas` maps `before` and `after` to the number of healthy servers. `again` is how many
+    times a client's library sent its request again."""
 
     clients: list[Seen]
     health: dict[str, str]
     gone: float | None
+    replicas: dict[str, int] = field(default_factory=dict)
+    again: int = 0
 
     def of(self, kind: str) -> list[Seen]:
         """What the clients of this kind saw, by their number."""
@@ -53,15 +57,18 @@ class Account:
 
 def read(events: Iterable[Mapping[str, Any]]) -> Account:
     """The account in a run's events."""
-    clients, health, gone = [], {}, None
+    clients, said, gone, again = [], {}, None, 0
     for event in events:
         if event["what"] == "client":
             clients.append(Seen(**{name: event[name] for name in Seen.__dataclass_fields__ if name in event}))
         elif event["what"] == "health":
-            health[event["when"]] = event["says"]
+            said.setdefault(event["when"], []).append(event["says"])
         elif event["what"] == "refused connection":
             gone = event["seconds"]
-    return Account(clients, health, gone)
+        elif event["what"] == "tried again":
+            again += 1
+    health = {when: ", ".join(dict.fromkeys(says)) for when, says in said.items()}
+    return Account(clients, health, gone, {when: says.count("200") for when, says in said.items()}, again)
 
 
 def keeps(verdict: Verdict, promise: Outcome) -> bool:

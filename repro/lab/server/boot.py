@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,18 +29,49 @@ from repro.lab.server.plan import LOOPBACK, Body, Plan
 MODULE = "sglang.launch_server"
 
 
-def serve(model: str, device: str, *, others: int, culprit: Body, before: Sequence[Body] = ()) -> list[str]:
+def serve(
+    model: str, device: str, *, others: int, culprit: Body, before: Sequence[Body] = (), replicas: int = 1
+) -> list[str]:
     """Serve until all clients have gone, and return the texts of the culprit's answer.
 
     The clients first send each body of `before`. Then `others` clients stream. When each of them has its first token,
     the culprit's body is sent. At last, one more client asks. Call this in a child only: if the scheduler dies, sglang
-    kills the calling process. The run's record holds what the clients saw (`account.read`).
+    kills the calling process. The run's record holds what the clients saw (`account.read`). With several `replicas`,
+    each server is a child of the calling process. If a replica ends badly, the calling process ends in the same way.
     """
-    with held_port() as held:
-        plan = Plan(held.getsockname()[1], os.getpid(), others, culprit, list(before))
+    with contextlib.ExitStack() as held:
+        ports = [held.enter_context(held_port()).getsockname()[1] for _ in range(replicas)]
+        pids = [_fork_server(model, device, port) for port in ports] if replicas > 1 else [os.getpid()]
+        plan = Plan(list(zip(ports, pids, strict=True)), others, culprit, list(before))
         answers = start_clients(plan)
-        boot(model, device, plan.port)
+        if replicas > 1:
+            wait_for(pids)
+        else:
+            boot(model, device, ports[0])
     return json.loads(answers.read_text(encoding="utf-8")) if answers.exists() else []
+
+
+def _fork_server(model: str, device: str, port: int) -> int:
+    """A server in a child of this process: the child's pid."""
+    pid = os.fork()
+    if not pid:
+        os.setpgid(0, 0)  # a replica is a server of its own: a signal to the group of one does not reach the other
+        try:
+            boot(model, device, port)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    return pid
+
+
+def wait_for(pids: Sequence[int]) -> None:
+    """Wait until these children have ended. If one of them ended badly, end this process in the same way."""
+    bad = [status for status in (os.waitpid(pid, 0)[1] for pid in pids) if status]
+    if bad and os.WIFSIGNALED(bad[0]):
+        os.kill(os.getpid(), os.WTERMSIG(bad[0]))
+    if bad:
+        os._exit(1)
 
 
 def boot(model: str, device: str, port: int) -> None:

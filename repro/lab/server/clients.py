@@ -3,7 +3,7 @@
 `python -m repro.lab.server.clients PLAN` detaches itself from the server's process and waits until the server is
 healthy. Then it does what the plan says, notes in the run's record what each client saw, and asks the server to stop.
 The library's own retries are off, because a retry hides the first failure. No proxy of the environment is used for
-loopback.
+loopback. If the server has several replicas, a balancer stands in front of them, and the culprit's library tries again.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,62 +32,62 @@ if TYPE_CHECKING:
 LIMIT = 110.0  # seconds for one request; less than a warden's limit for all requests
 HEALTH = 30.0  # seconds for an answer of /health, which can take up to 20
 POLL = 0.05  # seconds between two looks at a server that boots
-REFUSED_WITHIN = 2.0  # seconds for which a dead server's port is watched
+REFUSED_WITHIN = 2.0  # seconds for which a dead server's port is watched, for each replica
 STORY = "Tell a long story."
 
 
 def main(file: Path) -> None:
     """Do what the plan in `file` says. The caller's process returns at once; its child, an orphan, does the work."""
     plan = Plan(**json.loads(file.read_text(encoding="utf-8")))
-    with beside(plan.pid) as server:
-        texts = asyncio.run(Clients(plan, server).run())
+    with beside(pid for _, pid in plan.replicas) as servers:
+        texts = asyncio.run(Clients(plan, servers).run())
         if texts is not None:
             plan.answers(file).write_text(json.dumps(texts), encoding="utf-8")
 
 
 @contextlib.contextmanager
-def beside(pid: int) -> Iterator[psutil.Process]:
-    """A context in a recorded child, which becomes an orphan. It gives the server's process, and asks the server to
+def beside(pids: Iterable[int]) -> Iterator[list[psutil.Process]]:
+    """A context in a recorded child, which becomes an orphan. It gives the servers' processes, and asks the servers to
     stop at the end. The process that calls this exits at once."""
-    server = psutil.Process(pid)
+    servers = [psutil.Process(pid) for pid in pids]
     if os.fork():
         os._exit(0)
     recorder.install()
     try:
-        yield server
+        yield servers
     finally:
-        try:
-            server.send_signal(signal.SIGINT)  # as an operator's Ctrl-C
-        except psutil.NoSuchProcess:
-            pass
+        for server in servers:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                server.send_signal(signal.SIGINT)  # as an operator's Ctrl-C
 
 
-def connected(port: int) -> tuple[httpx.AsyncClient, AsyncOpenAI]:
-    """A plain client of the server at this port of loopback, and a client of the `openai` package. Neither client uses
-    a proxy of the environment, and neither client retries."""
+def connected(ports: Sequence[int]) -> tuple[httpx.AsyncClient, AsyncOpenAI]:
+    """A plain client for any port of loopback, and a client of the `openai` package for the replicas at these ports,
+    which get the requests in turn. Neither client uses a proxy of the environment, and neither client retries."""
     import httpx
     from openai import AsyncOpenAI
 
-    address = f"http://{LOOPBACK}:{port}"
-    plain = httpx.AsyncClient(base_url=address, trust_env=False, timeout=HEALTH)
-    with_room = httpx.AsyncClient(trust_env=False, limits=httpx.Limits(max_connections=None))
-    ours = {"api_key": "none", "max_retries": 0, "timeout": LIMIT, "http_client": with_room}
-    return plain, AsyncOpenAI(base_url=f"{address}/v1", **ours)
+    from repro.lab.server.balancer import InTurn
+
+    plain = httpx.AsyncClient(trust_env=False, timeout=HEALTH)
+    balanced = httpx.AsyncClient(trust_env=False, transport=InTurn(ports))
+    ours = {"api_key": "none", "max_retries": 0, "timeout": LIMIT, "http_client": balanced}
+    return plain, AsyncOpenAI(base_url=f"http://{LOOPBACK}/v1", **ours)
 
 
-async def health(plain: httpx.AsyncClient) -> str:
-    """The status of `/health`, or what the client's library raises."""
+async def health(plain: httpx.AsyncClient, port: int) -> str:
+    """The status of `/health` at this port, or what the client's library raises."""
     try:
-        return str((await plain.get("/health")).status_code)
+        return str((await plain.get(f"http://{LOOPBACK}:{port}/health")).status_code)
     except Exception as error:
         return name_of(error)
 
 
-async def healthy(port: int, plain: httpx.AsyncClient, server: psutil.Process) -> str:
+async def healthy(port: int, server: psutil.Process, plain: httpx.AsyncClient) -> str:
     """Wait until `/health` says `200` and the server itself listens at this port, or until the server is gone. Returns
     what `/health` said last. (Another program that has taken the port may say `200`, too.)"""
     while _lives(server):
-        if (says := await health(plain)) == "200" and any(at == port for _, at, _ in listening(server)):
+        if (says := await health(plain, port)) == "200" and any(at == port for _, at, _ in listening(server)):
             return says
         await asyncio.sleep(POLL)
     return "the server is gone"
@@ -103,24 +103,25 @@ def _lives(server: psutil.Process) -> bool:
 class Clients:
     """All clients of one run."""
 
-    def __init__(self, plan: Plan, server: psutil.Process) -> None:
-        self.plan, self.server = plan, server
-        self.plain, self.openai = connected(plan.port)
+    def __init__(self, plan: Plan, servers: Sequence[psutil.Process]) -> None:
+        self.plan, self.servers = plan, servers
+        self.plain, self.openai = connected(plan.ports)
         self.waiting_for_first_token = plan.others
         self.all_stream = asyncio.Event()
         self.gone: asyncio.Task | None = None
 
     async def run(self) -> list[str] | None:
         """Do what the plan says. Returns the texts of the culprit's answer, or None if there was no answer."""
-        said = await healthy(self.plan.port, self.plain, self.server)
-        if said != "200":  # the server died while it booted
-            note("health", when="before", says=said)
+        said = [await healthy(*at, self.plain) for at in zip(self.plan.ports, self.servers, strict=True)]
+        if any(says != "200" for says in said):  # a server died while it booted
+            self._note_health("before", said)
             return None
         note("phase", phase="generate")
         for number, body in enumerate(self.plan.before):
             await self._ask("before", body, number)
-        note("health", when="before", says=said)
-        note("listens", http=self.plan.port, sockets=listening(self.server))
+        self._note_health("before", said)
+        for port, server in zip(self.plan.ports, self.servers, strict=True):
+            note("listens", http=port, sockets=listening(server))
         streams = [asyncio.create_task(self._stream(number)) for number in range(self.plan.others)]
         if streams:
             await self.all_stream.wait()
@@ -129,23 +130,28 @@ class Clients:
         if self.gone:  # a dying server still accepts connections and cuts them, so the next client waits
             await self.gone
         await self._ask("next", question("And now?"))
-        note("health", when="after", says=await self._health_at_last())
+        self._note_health("after", [await self._health_at_last(port) for port in self.plan.ports])
         await self.openai.close()
         await self.plain.aclose()
         return texts
 
-    async def _health_at_last(self) -> str:
+    def _note_health(self, when: str, said: Sequence[str]) -> None:
+        for port, says in zip(self.plan.ports, said, strict=True):
+            note("health", when=when, port=port, says=says)
+
+    async def _health_at_last(self, port: int) -> str:
         """The answer of `/health` at the end. After a 503, the question is asked again: while a batch is ending, the
         scheduler ignores the question, and sglang's own check, `http_server.health_generate`, gets no answer within its
         20 s."""
-        said = await health(self.plain)
-        return await health(self.plain) if said == "503" else said
+        said = await health(self.plain, port)
+        return await health(self.plain, port) if said == "503" else said
 
     async def _ask(self, kind: str, body: Body, number: int = 0) -> list[str] | None:
         """The texts of the answer to `body`, or None. What the client saw is noted."""
         seen: dict[str, Any] = {"tokens": 0, "asked": body["n"] * body["max_tokens"]}
+        again = len(self.servers) - 1 if kind == "culprit" else 0
         try:
-            answer = await self.openai.chat.completions.create(**body)
+            answer = await self.openai.with_options(max_retries=again).chat.completions.create(**body)
         except Exception as error:
             self._cut(kind, number, error, seen)
             return None
@@ -180,7 +186,7 @@ class Clients:
             self.all_stream.set()
 
     def _cut(self, kind: str, number: int, error: Exception, seen: dict[str, Any]) -> None:
-        """Note an answer that did not come or was cut. After the first such answer, watch until the port is closed."""
+        """Note an answer that did not come or was cut. After the first of them, watch until all ports are closed."""
         cause = f" < {name_of(error.__cause__)}" if error.__cause__ else ""
         says = " ".join(str(error).split())[:300]
         note("client", kind=kind, number=number, whole=False, error=name_of(error) + cause, says=says, **seen)
@@ -188,14 +194,18 @@ class Clients:
             self.gone = asyncio.create_task(self._until_refused(time.monotonic()))
 
     async def _until_refused(self, since: float) -> None:
-        while time.monotonic() - since < REFUSED_WITHIN:
+        open_ports = list(self.plan.ports)
+        while time.monotonic() - since < REFUSED_WITHIN * len(self.plan.ports):
             try:
-                _, writer = await asyncio.open_connection(LOOPBACK, self.plan.port)
+                _, writer = await asyncio.open_connection(LOOPBACK, open_ports[0])
             except OSError:
-                note("refused connection", seconds=time.monotonic() - since)
-                return
-            writer.close()
-            await asyncio.sleep(0.001)
+                open_ports.pop(0)
+                if not open_ports:
+                    note("refused connection", seconds=time.monotonic() - since)
+                    return
+            else:
+                writer.close()
+                await asyncio.sleep(0.001)
 
 
 def listening(server: psutil.Process) -> list[tuple[str, int, str]]:

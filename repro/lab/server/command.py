@@ -10,7 +10,7 @@ from repro.lab.engine import command
 from repro.lab.evidence.verdict import Outcome, Verdict
 from repro.lab.refused import Refused
 from repro.lab.server import account, boot, report
-from repro.lab.server.plan import MOST
+from repro.lab.server.plan import MOST, REPLICAS
 from repro.lab.terminal import count
 
 SAYS = {
@@ -30,6 +30,9 @@ def main(scene: Callable[[Namespace], Any], promise: Outcome, fixes: Sequence[st
 
     def adds(parser: ArgumentParser) -> None:
         parser.add_argument("--clients", type=count, default=8, help="how many others stream (default: %(default)s)")
+        parser.add_argument(
+            "--replicas", type=count, default=1, help="servers behind a balancer (default: %(default)s)"
+        )
         if fixes:
             parser.add_argument(
                 "--with", dest="fix", choices=fixes, default=fixes[0], help="which fix (default: %(default)s)"
@@ -39,9 +42,11 @@ def main(scene: Callable[[Namespace], Any], promise: Outcome, fixes: Sequence[st
 
 
 def checks(arguments: Namespace) -> None:
-    """Raise Refused for too many clients, and where nobody can listen on 127.0.0.1."""
+    """Raise Refused for too many clients or replicas, and where nobody can listen on 127.0.0.1."""
     if arguments.clients > MOST:
         raise Refused(f"--clients {arguments.clients}: there is room for {MOST} streams", f"give {MOST} or fewer")
+    if arguments.replicas > REPLICAS:
+        raise Refused(f"--replicas {arguments.replicas}: memory is for {REPLICAS}", f"give {REPLICAS} or fewer")
     boot.held_port().close()
 
 

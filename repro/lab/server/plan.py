@@ -14,18 +14,18 @@ LOOPBACK = "127.0.0.1"
 ROOM = 12000  # tokens for all streams together: the server on a CPU has room for 16,384
 LONGEST = 200  # tokens of a stream
 MOST = 64  # clients
+REPLICAS = 4  # at most: each takes 1.5 GB of memory
 CHOICE = 8  # tokens of each sample of the culprit's request
 Body = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """`pid` is the server's process, which the clients end when they are done. `others` clients stream. `culprit` is
-    the body that is sent when each of them has its first token. `before` are bodies that are sent before the
-    streams."""
+    """`replicas` are the servers: of each the port and the process. The clients end these processes when they are done.
+    `others` clients stream. `culprit` is the body that is sent when each of them has its first token. `before` are
+    bodies that are sent before the streams."""
 
-    port: int
-    pid: int
+    replicas: list[tuple[int, int]]
     others: int
     culprit: Body
     before: list[Body] = field(default_factory=list)
@@ -33,6 +33,11 @@ class Plan:
     def as_json(self) -> str:
         """The plan as text."""
         return json.dumps(asdict(self))
+
+    @property
+    def ports(self) -> list[int]:
+        """Where the replicas listen."""
+        return [port for port, _ in self.replicas]
 
     @property
     def tokens(self) -> int:

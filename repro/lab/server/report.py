@@ -39,10 +39,17 @@ def _clients(account: Account) -> Iterator[str]:
     yield "the clients"
     yield from (f"  {line}" for line in aligned(rows))
     yield ""
+    if account.replicas.get("before", 1) > 1:
+        lived = f"{account.replicas['before']} before, {account.replicas.get('after', 0)} after"
+        yield f"replicas   {lived}; the library of a client sent its request again: {_times(account.again)}"
     health = [f"{when}: {says}" for when, says in account.health.items()]
     yield f"/health    {', '.join(health) or 'never answered'}"
     if account.gone is not None:
         yield f"gone       {account.gone * 1000:.1f} ms from the first cut to `connection refused`"
+
+
+def _times(number: int) -> str:
+    return {0: "never", 1: "once"}.get(number, f"{number} times")
 
 
 def _row(title: str, seen: list[Seen]) -> tuple[str, ...]:

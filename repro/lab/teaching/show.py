@@ -21,7 +21,7 @@ from repro.lab.engine.host import Host
 from repro.lab.evidence.verdict import Outcome, Verdict
 from repro.lab.lifted import Run
 from repro.lab.places import ROOT
-from repro.lab.teaching import transcript
+from repro.lab.teaching import prediction, transcript
 from repro.lab.terminal import aligned
 
 LIMIT = 600.0  # seconds for a command
@@ -29,7 +29,7 @@ LIMIT = 600.0  # seconds for a command
 
 def lanes(run: Run, title: str = "") -> SVG:
     """tokenizer | the kernel's name table | scheduler, for a run."""
-    return SVG(pictures.lanes(run.events, labels=run.labels, title=title))
+    return SVG(pictures.lanes(run.events, labels=run.labels, title=title, times=True))
 
 
 def graph(roots: Mapping[str, object], mutated: object = None, title: str = "") -> SVG:
@@ -59,12 +59,14 @@ def script(path: str, promise: Outcome, *, n: int = 2) -> Verdict:
     return verdict
 
 
-def server(path: str, promise: Outcome, *, clients: int = 4, log: Path | None = None, **more: Any) -> Verdict:
+def server(
+    path: str, promise: Outcome, *, clients: int = 4, replicas: int = 1, log: Path | None = None, **more: Any
+) -> Verdict:
     """The same for `repro/server.py` or `fixed/server.py`: what the clients saw is in the verdict's events."""
     from repro.lab.server import account, command
     from repro.lab.server import report as server_report
 
-    verdict = _ran(path, Namespace(n=2, clients=clients, **more), command.SAYS, log)
+    verdict = _ran(path, Namespace(n=2, clients=clients, replicas=replicas, **more), command.SAYS, log)
     print(transcript.shown(server_report.text(verdict, promise)), end="")
     assert account.keeps(verdict, promise), f"{path} promised {promise!r}"
     return verdict
@@ -113,3 +115,9 @@ def rows(table: list[Mapping[str, Any]]) -> None:
     """Print dictionaries of one kind as an aligned table."""
     heads = list(table[0])
     print("\n".join(aligned([heads, *([row[head] for head in heads] for row in table)])))
+
+
+def checked(predicted: object, actual: object) -> None:
+    """Print what came of the reader's prediction (None: there is none). `actual` is what the run gave. See
+    `prediction.told`."""
+    print(prediction.told(predicted, actual))

@@ -10,15 +10,17 @@ from functools import cached_property
 from typing import Any
 
 from repro.lab.refused import Refused
+from repro.lab.releases import ALL, CONTAINED
 from repro.lab.upstream import expansion, lift, source, standins
 from repro.lab.upstream.lift import Lifted
 from repro.lab.upstream.plugs import Fix, Prepare, hooked
 
-MM_UTILS = ("ShmPointerMMData", "wrap_shm_features", "has_shm_features", "unwrap_shm_features")
+MM_UTILS = ("ShmPointerMMData", "wrap_shm_features", "has_shm_features", "unwrap_shm_features", "discard_shm_features")
 TOKENIZER_MANAGER = (
     *("_handle_batch_request", "_send_one_request"),
     *("_collect_batch_responses", "_stream_batch_responses"),  # split off in 0.5.17
 )
+RECEIVER = "SchedulerRequestReceiver._finalize_shm_features"  # unwraps, and contains a failure
 PREPARES = ("prepare_1", "prepare_2")  # the functions through which the copies at the two expansion points go
 
 
@@ -35,7 +37,7 @@ class Release:
 
     @cached_property
     def mm_utils(self) -> Lifted | None:
-        """`ShmPointerMMData` and the three functions around it; None before 0.5.9, which has no shared-memory
+        """`ShmPointerMMData` and the functions around it; None before 0.5.9, which has no shared-memory
         transport."""
         code = source.read(self.name, source.MM_UTILS)
         if not lift.has(code, "ShmPointerMMData"):
@@ -61,6 +63,16 @@ class Release:
         code = source.read(self.name, source.TOKENIZER_MANAGER)
         text = expansion.shared_again(code.text, f"sglang {self.name}", points)
         return self._manager(source.Source(code.release, code.path, text), {}, f"bug_at_{'_'.join(map(str, points))}")
+
+    @cached_property
+    def receiver(self) -> Lifted | None:
+        """`SchedulerRequestReceiver` with the lifted `_finalize_shm_features` over our base: it unwraps a request, and
+        contains a failure. None before 0.5.19, where a failure ends the scheduler."""
+        if self.name in ALL[: ALL.index(CONTAINED)]:
+            return None
+        functions = {name: getattr(self.mm_utils.module, name) for name in MM_UTILS if name in self.mm_utils.lines}
+        offered = {**self._offered, **functions, **_torch()}
+        return lift.lift(source.read(self.name, source.RECEIVER), [RECEIVER], offered)
 
     @cached_property
     def process_tree(self) -> Lifted:

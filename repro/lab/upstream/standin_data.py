@@ -63,6 +63,7 @@ class TokenizedGenerateReqInput:
     sampling_params: SamplingParams = field(default_factory=SamplingParams)
     stream: bool = False
     time_stats: TimeStats = field(default_factory=TimeStats)
+    bootstrap_room: int | None = None
     checksums: list[str] = field(default_factory=list)
 
     def wrap_pickle_fields(self) -> None:

@@ -20,6 +20,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from repro.lab.upstream import standin_data as data
+from repro.lab.upstream import standin_receiver as receiver
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ def of_modules() -> dict[str, Standin]:
         "MultimodalProcessorOutput": Standin(data.MultimodalInputs, plain),
         "ReqState": Standin(ReqState, "the state of one request: its statistics"),
         "TokenizerManager": Standin(TokenizerManager, "what the lifted methods call on self: tokenize, await, send"),
+        **{name: Standin(*standin) for name, standin in receiver.WHY.items()},
     }
 
 

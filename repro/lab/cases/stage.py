@@ -1,0 +1,47 @@
+"""Where a case is made: an experiment of the lab, and what can be seen around it."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from repro.lab import lifted
+from repro.lab.evidence import leftovers
+from repro.lab.evidence.event import Event
+from repro.lab.places import SHM
+
+LIMIT = 60.0  # seconds for an experiment, and for a program beside it
+
+
+@dataclass
+class Stage:
+    """A place for one experiment. `private` says that the /dev/shm is the case's own, so that nothing foreign is in it.
+    `record` is a file that gets each event at once. `said` is what programs beside the experiment printed, `listing`
+    what `ls -l` said of /dev/shm at the end, before anything was swept."""
+
+    private: bool = False
+    record: str = ""
+    said: list[str] = field(default_factory=list)
+    listing: str = ""
+
+    def run(self, request: object = None, **fields: object) -> lifted.Run:
+        """Make the experiment. Raises what `lifted.run` raises."""
+        return lifted.run(request, look=self.look, record=self.record, timeout=LIMIT, **fields)
+
+    def look(self, events: Sequence[Event]) -> None:
+        """Keep what `ls -l` says, if nothing is kept yet: of all of /dev/shm if it is private, else of what is left."""
+        names = [] if self.private else [event.path.name for event in leftovers.left(events)]
+        self.listing = self.listing or (listed(names) if names or self.private else "total 0\n")
+
+    def beside(self, *command: str) -> None:
+        """Let another program run to its end, and the end of what it has started."""
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=LIMIT)
+        self.said.append(done.stdout + done.stderr)
+
+
+def listed(names: Sequence[str] = ()) -> str:
+    """What `ls -l` says of these names in /dev/shm; of all of them if none is given."""
+    return subprocess.run(
+        ["ls", "-l", "--", *names], cwd=SHM, capture_output=True, encoding="utf-8", timeout=LIMIT
+    ).stdout

@@ -1,0 +1,85 @@
+"""`python -m repro.lab.drill`: what has happened here, and what do you do first?"""
+
+from __future__ import annotations
+
+import random
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+
+from repro.lab.drill.dealt import CAUSES, FIRSTS, Deal, deal
+from repro.lab.refused import Refused
+from repro.lab.terminal import OneLineParser, command, progress
+
+SEEDS = 1000  # of which one is drawn, if none is given
+
+
+@command
+def main(words: Sequence[str] | None = None) -> int:
+    """0: the answer is right, or the reader has left. 1: it is not. 2: bad input, or the case cannot be made here."""
+    try:
+        arguments = parse(words)
+        with progress(sys.stderr):
+            dealt = deal(arguments.seed, arguments.case)
+        return asked(dealt, arguments.answer)
+    except Refused as refusal:
+        print(f"repro.lab.drill: {refusal}", file=sys.stderr)
+        return 2
+    except EOFError:
+        print()
+        return 0
+    except KeyboardInterrupt:
+        return 130
+
+
+def asked(dealt: Deal, answer: Sequence[str] | None) -> int:
+    """Show the case, take the answer, and say what speaks for and against it. Raises Refused for what is no answer,
+    EOFError if the reader leaves."""
+    if answer:
+        cause, first = number(answer[0], CAUSES), number(answer[1], FIRSTS)
+    print(f"seed {dealt.seed}\n\n{dealt}\n\ncauses\n{numbered(CAUSES)}\n\nfirst things to do\n{numbered(FIRSTS)}\n")
+    if not answer:
+        cause, first = number(typed("the cause"), CAUSES), number(typed("the first thing to do"), FIRSTS)
+    print("\n".join(dealt.judged(cause, first)))
+    return int(not dealt.is_right(cause, first))
+
+
+def typed(what: str) -> str:
+    """A line from the reader. Raises EOFError."""
+    print(f"{what}, a number: ", end="", flush=True)
+    line = sys.stdin.readline()
+    if not line:
+        raise EOFError
+    return line.strip()
+
+
+def number(text: str, choices: Sequence[str]) -> int:
+    """The number of one of the choices. Raises Refused for any other text."""
+    if not text.isdecimal() or not 1 <= int(text) <= len(choices):
+        raise Refused(f"{text!r} is no answer", f"give a number from 1 to {len(choices)}")
+    return int(text)
+
+
+def numbered(choices: Sequence[str]) -> str:
+    """The choices, a line each, from 1 on."""
+    return "\n".join(f"{place:4}  {choice}" for place, choice in enumerate(choices, start=1))
+
+
+def seed(text: str) -> int:
+    """For argparse: a whole number, 0 or more."""
+    if not text.isdecimal():
+        raise ValueError(text)
+    return int(text)
+
+
+def parse(words: Sequence[str] | None) -> Namespace:
+    """The command line. Raises Refused, in one line."""
+    parser = OneLineParser(prog="python -m repro.lab.drill", description=__doc__)
+    parser.add_argument("--seed", type=seed, default=random.randrange(SEEDS), help="which case (default: by chance)")
+    parser.add_argument("--case", nargs="+", default=[], metavar="NAME", help="deal one of these cases only")
+    parser.add_argument("--answer", nargs=2, metavar=("CAUSE", "FIRST"), help="two numbers; else they are asked for")
+    return parser.parse_args(words)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
