@@ -243,7 +243,7 @@ def test_a_name_that_somebody_else_removed_is_another_death():
 @pytest.mark.network
 @pytest.mark.parametrize(("release", "outcome"), [(LAST, "crashed"), ("0.5.18", "crashed"), (CONTAINED, "refused")])
 def test_where_a_server_would_live_on_the_scheduler_does(release, outcome):
-    """A name that another program has removed ends the scheduler. From 0.5.19 on, it ends only the request."""
+    """If another process has removed the name, the scheduler ends. From 0.5.19 on, only the request fails."""
     fix = Plug(hooks={WRAP: removes})
     results = [run(n=1, release=release, fix=fix), run(n=1, release=release)]
     assert [result.verdict.outcome for result in results] == [outcome, "survived"]
@@ -254,7 +254,7 @@ def test_where_a_server_would_live_on_the_scheduler_does(release, outcome):
 
 @pytest.mark.network
 def test_all_ranks_refuse_what_one_rank_cannot_read():
-    """The largest status of all ranks decides, as with sglang's all_reduce. Here rank 0 has read the pixels."""
+    """One rank that fails decides for all ranks, as with sglang's all_reduce. Here rank 0 has read the pixels."""
     result = run(n=1, ranks=2, barrier=False, late=0.3, release=CONTAINED)
     assert (result.verdict.outcome, result.verdict.error) == ("refused", "RuntimeError")
     assert "rank" in result.sends[0].failed

@@ -249,8 +249,8 @@ def test_off(installed, tmp_path):
 
 
 def test_a_typo_stops_the_server(installed):
-    """The typo's error passes through `register`, and through sglang's `load_plugins`, which catches every Exception
-    of a plugin."""
+    """The typo's error passes through `register`, and through sglang's own `load_plugins`, which catches every
+    Exception of a plugin."""
     server = (
         "import importlib.util, sys, types; sglang = types.ModuleType('sglang');"  # all of it would take 15 s to import
         "sglang.__path__ = importlib.util.find_spec('sglang').submodule_search_locations;"
