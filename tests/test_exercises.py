@@ -18,7 +18,7 @@ from fixed.exercises.exercise import BAD_FILE, NOT_YET, PASSED
 from scripts import notebooks
 from tests import machine
 
-WITH_ITS_OWN_GRADER = {"06_fix_clinic.ipynb"}
+WITH_ITS_OWN_GRADER = {"06_fix_clinic.ipynb", "09_the_relatives.ipynb"}
 SLOW = {"fix": pytest.mark.long}
 RIGHT = """
 from fixed.orders.protocols import create, in_turn, link, register

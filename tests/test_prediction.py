@@ -15,8 +15,6 @@ from scripts import notebooks
 ASKS = re.compile(r"\*\*(Predict|先猜一猜)")
 PATHS = [path for path in notebooks.paths() if path.parent == notebooks.FOLDER]
 ASKING = [path for path in PATHS if ASKS.search(path.read_text(encoding="utf-8"))]
-NOT_YET = pytest.mark.xfail(strict=True, reason="it is being rewritten; take this mark away with its first check")
-MARKED = [pytest.param(path, marks=[NOT_YET] if path.name.startswith("06") else []) for path in ASKING]
 
 
 @pytest.mark.parametrize("actual", ["scheduler", 3, True, {"two-level"}, {"n = 1": "survived"}])
@@ -75,7 +73,7 @@ def test_it_is_printed(capsys):
     assert capsys.readouterr().out == "right: a\n"
 
 
-@pytest.mark.parametrize("path", MARKED, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", ASKING, ids=lambda path: path.name)
 def test_a_notebook_that_says_predict_checks_a_prediction(path):
     """There is a place for an answer, unanswered, before each check; what is compared comes from the run."""
     sources = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
