@@ -155,18 +155,7 @@ def departures(path: Path, cells: list[nbformat.NotebookNode]) -> list[str]:
     return [what for what, there in asked.items() if not there]
 
 
-# The last cell of 06 names commands and leads nowhere. Strict: whoever adds the link takes the mark away.
-NO_LINK = [pytest.mark.xfail(strict=True, reason="no link to what is next")]
-
-
-@pytest.mark.parametrize(
-    "path",
-    [
-        pytest.param(path, marks=NO_LINK if id_ == "06_fix_clinic.ipynb" else [])
-        for path, id_ in zip(PATHS, IDS, strict=True)
-    ],
-    ids=IDS,
-)
+@pytest.mark.parametrize("path", PATHS, ids=IDS)
 def test_opens_and_closes_as_all_do(path):
     assert departures(path, nbformat.read(path, as_version=4).cells) == []
 
