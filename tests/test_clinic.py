@@ -136,9 +136,7 @@ def test_what_is_kept_for_the_next_request_counts_in_the_peak():
 def test_each_design_that_removes_its_names_ends_alone(monkeypatch):
     """Otherwise the hook of one design would remove the names that another one leaves."""
     asked = []
-    monkeypatch.setattr(
-        ends, "leaked_in_a_process", lambda _, designs: asked.append(designs) or dict.fromkeys(designs, 0)
-    )
+    monkeypatch.setattr(ends, "leaked_together", lambda _, designs: asked.append(designs) or dict.fromkeys(designs, 0))
     assert set(ends.leaked("exits")) == {design.name for design in ends.ALL}
     assert [names for names in asked if len(names) == 1] == [[linked] for linked in LINKED]
 

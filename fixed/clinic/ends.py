@@ -45,12 +45,13 @@ def leaked(ending: str, designs: Sequence[Design] = ALL) -> dict[str, int]:
     others = [design.name for design in designs if KILL not in design.hooks]
     counted: dict[str, int] = {}
     with ThreadPoolExecutor(2) as two:
-        for left in two.map(functools.partial(leaked_in_a_process, ending), [*tidy, *([others] if others else [])]):
+        for left in two.map(functools.partial(leaked_together, ending), [*tidy, *([others] if others else [])]):
             counted |= left
     return counted
 
 
-def leaked_in_a_process(ending: str, designs: Sequence[str]) -> dict[str, int]:
+def leaked_together(ending: str, designs: Sequence[str]) -> dict[str, int]:
+    """The same of some designs, by name, in one process."""
     command = [sys.executable, "-m", "fixed.clinic.ends", ending, *designs]
     with tempfile.TemporaryDirectory(
         prefix="shm-kit-", ignore_cleanup_errors=True

@@ -17,6 +17,7 @@ from repro.lab.lifted.request import shape_of
 from repro.lab.places import SHM
 
 ROUNDS, ENOUGH, LONG = 5, 1 << 28, 2.0  # so many rounds, or what it takes to copy so many bytes or so many seconds
+WARM = 3  # rounds, at least, of a design that keeps segments: the first brings the pages, the second maps them
 BESIDE = 3  # times: what is measured beside each round
 TIMEOUT = 120.0
 
@@ -56,7 +57,9 @@ def price(design: Design, n: int, size: int, rounds: int = ROUNDS, seconds: floa
     dispatches, floors, fresh, copied, peaks = [], [], [], [], []
     until = time.monotonic() + seconds
     design.drain()  # of what it keeps for images of other sizes
-    while not dispatches or (len(dispatches) < rounds and sum(copied) < ENOUGH and time.monotonic() < until):
+    while len(dispatches) < (WARM if design.kept() else 1) or (
+        len(dispatches) < rounds and sum(copied) < ENOUGH and time.monotonic() < until
+    ):
         floors += [memcpy(target, feature) for _ in range(BESIDE)]
         fresh += [fresh_segment(feature) for _ in range(BESIDE)]
         result = run(request, n=n, fix=design, timeout=TIMEOUT)
