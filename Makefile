@@ -18,7 +18,7 @@ unexport PYTHONPATH PYTHONHOME PYTHONOPTIMIZE PYTHONSTARTUP PYTHONDONTWRITEBYTEC
 export PYTHONUTF8 := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo drill gpu latest test check tidy lab notebooks book doctor lock readme clean
+.PHONY: help setup demo drill gpu latest test check tidy lab exercise notebooks book doctor lock readme clean
 
 help: ## print this
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 10
@@ -49,8 +49,13 @@ tidy: $(WHOLE)
 	$(BIN)/ruff check
 	$(BIN)/codespell *.md docs Makefile Dockerfile .github notebooks repro fixed tests scripts --ignore-words-list whats --skip "*.svg,*/.ipynb_checkpoints/*"
 
+# JupyterLab shows kept pictures only in a notebook that it trusts.
 lab: $(WHOLE) ## open JupyterLab at the notebooks
+	@$(BIN)/jupyter trust $(wildcard notebooks/*.ipynb notebooks/solutions/*.ipynb) >/dev/null
 	$(BIN)/jupyter lab --notebook-dir notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
+
+exercise: $(WHOLE) ## grade exercises/fix.py at each save, with the next hint only (EXERCISE=protocol: the other one)
+	@$(BIN)/python -m fixed.exercises $(EXERCISE)
 
 notebooks: $(WHOLE) ## execute every notebook from clean and keep its outputs
 	$(BIN)/python -m scripts.notebooks

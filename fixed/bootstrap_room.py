@@ -1,11 +1,12 @@
-"""The sibling of #24231 at the same two expansion points, alive in every release: `bootstrap_room` is sent n + 1 times.
+"""A bug like #24231 at the same two expansion points, in every release up to now: `bootstrap_room` is sent n + 1 times.
 
-With prefill/decode disaggregation a router gives each request a room, a number, and sends the request to two servers.
-In that room the prefill server hands the request's cache over to the decode server, once. With n > 1 each server copies
-the request for the warm-up and for every sample, and all copies carry the one room: the warm-up uses it up.
+With prefill/decode disaggregation, a router gives each request a room (a number) and sends the request to two servers.
+In this room, the prefill server hands the request's cache over to the decode server, once. With n > 1, each server
+copies the request for the warm-up and for every sample, and all copies carry the same room. The warm-up uses up the
+room.
 
-The smallest fix: each send gets a room of its own. Both servers have to draw the same room for the same send, and they
-do not talk to each other about it. So the room is computed from the request's room and the number of the send.
+The smallest fix gives each send a room of its own. Both servers must choose the same room for the same send, although
+they do not talk to each other about it. So the room is computed from the request's room and the number of the send.
 """
 
 from __future__ import annotations
@@ -25,15 +26,16 @@ _sends: ContextVar[Counter[int] | None] = ContextVar("sends of each room", defau
 
 
 def room_of(room: int, send: int) -> int:
-    """The room of that send of a request: the same on every server. The first send, the warm-up, keeps the room."""
+    """The room of this send of a request. It is the same on every server. The first send, the warm-up, keeps the
+    room."""
     if send == 0:
         return room
     return int.from_bytes(hashlib.blake2b(f"{room} {send}".encode(), digest_size=8).digest(), "big") % ROOMS
 
 
 def handle_batch_request(original: Callable, manager: Any, obj: Any, *arguments: Any, **named: Any) -> AsyncIterator:
-    """Answers, as from `TokenizerManager._handle_batch_request` (tokenizer_manager.py); its sends are counted. With
-    n = 1 nothing is changed."""
+    """Give the answers of `TokenizerManager._handle_batch_request` (tokenizer_manager.py), and count its sends. With n
+    = 1 nothing is changed."""
     answers = original(manager, obj, *arguments, **named)
     return answers if getattr(obj, "parallel_sample_num", 1) == 1 else _counted(answers)
 
@@ -45,7 +47,8 @@ async def _counted(answers: AsyncIterator) -> AsyncIterator:
 
 
 def send_one_request(original: Callable, *arguments: Any, **named: Any) -> Any:
-    """Stands around `TokenizerManager._send_one_request`: the request that is sent is a copy, and gets its own room."""
+    """Wraps `TokenizerManager._send_one_request`: it sends a copy of the request, and this copy has a room of its
+    own."""
     sends = _sends.get()
     request = next((each for each in arguments[1:] if getattr(each, "bootstrap_room", None) is not None), None)
     if sends is not None and request is not None:

@@ -1,9 +1,9 @@
 """The fix of #24231, applied to the sglang of this process, at the two expansion points, through one helper.
 
-Upstream copies `mm_inputs` and its items twice, inline. Its reviewer asked for one helper instead; here it is `detach`
-(fixed/designs/detach.py). `apply()` gives this process a rewritten `TokenizerManager._handle_batch_request`: the
-installed function, in which both `copy.copy(tokenized_objs[i])` stand inside `detach(...)`. Nothing on disk is changed,
-and no line is moved. So tracebacks and debuggers still point at upstream's lines.
+Upstream copies `mm_inputs` and its items inline, at two places. A reviewer asked for one helper instead. Here the
+helper is `detach` (fixed/designs/detach.py). `apply()` gives this process a rewritten
+`TokenizerManager._handle_batch_request`: in the installed function, both `copy.copy(tokenized_objs[i])` are now inside
+`detach(...)`. No file on disk changes, and no line moves. So tracebacks and debuggers still point at upstream's lines.
 
 `python -m fixed.detach --diff` prints the rewriting as a unified diff.
 """
@@ -28,14 +28,14 @@ MODULE = "sglang.srt.managers.tokenizer_manager"
 
 
 def apply(helper: Callable[[Any], Any] = detach) -> None:
-    """Fix this process: from now on `helper` is applied to every request copied at an expansion point.
+    """Fix this process: from now on, `helper` is applied to every request that is copied at an expansion point.
 
     Raises Refused if the installed release has not exactly two expansion points that share their items.
     """
     module = importlib.import_module(MODULE)
     path = Path(module.__file__)
     function = find_function(rewritten(path.read_text(encoding="utf-8"), str(path)))
-    namespace = vars(module)  # the rewritten function lives where the installed one does, with one name more
+    namespace = vars(module)  # the rewritten function uses the module's own names, and one more
     namespace[detach.__name__] = helper
     made: dict[str, Any] = {}
     exec(compile(ast.Module([function], []), str(path), "exec", dont_inherit=True), namespace, made)
@@ -51,8 +51,8 @@ def rewritten(text: str, where: str) -> str:
 
 
 def installed() -> Path:
-    """The installed tokenizer_manager.py, found without importing sglang; the last affected release's where sglang is
-    not installed. Raises Refused if that cannot be had."""
+    """The installed tokenizer_manager.py, found without importing sglang. If sglang is not installed, it is the file of
+    the last affected release. Raises Refused if that release is not available."""
     return source.read(source.INSTALLED, source.TOKENIZER_MANAGER).path
 
 

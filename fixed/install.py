@@ -1,4 +1,5 @@
-"""The fixes that a server can be started with, by name: what has to be done in its process before it starts."""
+"""The fixes for a server, by name. Each fix is a function that is called in the server's process before the server
+starts."""
 
 from __future__ import annotations
 
@@ -25,8 +26,8 @@ def hotfix() -> None:
 
 
 def hotfix_in(folder: Path) -> Path:
-    """Install the distribution in `fixed/hotfix` below `folder`, as an operator does with pip. Returns the path to be
-    put on PYTHONPATH. Raises Refused if pip cannot install it."""
+    """Install the distribution in `fixed/hotfix` below `folder`, as an operator does with pip. Returns the path for
+    PYTHONPATH. Raises Refused if pip cannot install it."""
     for part in ("hotfix", "designs"):  # pip builds where the source lies, and must leave nothing in the checkout
         shutil.copytree(HERE / part, folder / part, ignore=DROPPINGS)
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation"]

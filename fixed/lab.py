@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 
-from fixed.designs import COPIES, DESIGNS, WARM_SEGMENTS
+from fixed.designs import COPIES, DESIGNS
 from repro.lab import __main__ as lab
 
-FIXES = {"detach": COPIES, **{design.name: design for design in (*DESIGNS, WARM_SEGMENTS)}}
+FIXES = {"detach": COPIES, **{design.name: design for design in DESIGNS}}
 
 if __name__ == "__main__":
     sys.exit(lab.main(fixes=FIXES, prog="fixed.lab"))

@@ -1,8 +1,8 @@
-"""Mutants of a fixed release: each sends n + 1 requests that look right, and each is wrong. A regression test for
-#24231 that lets one of them through is worth little. (`fixed.mutants` are mutants of the fix, at the expansion points.)
+"""Mutants of a fixed release. Each sends n + 1 requests that look right, and each is wrong. A regression test for
+#24231 is worth little if one of them passes it. (`fixed.mutants` are mutants of the fix, at the expansion points.)
 
-`undone` are the expansion points at which the fix is taken away again; `hooks` stand around sglang's functions, as a
-design's do.
+`undone` are the expansion points at which the fix is removed again. `hooks` wrap sglang's functions, as the hooks of a
+design do.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ class LaterMutant:
 
 
 def the_pixels_of_the_send_before(original: Callable, manager: Any, request: Any, *arguments: Any) -> Any:
-    """Each send carries the pixels of the send before it: those of another prompt, where there are several."""
+    """Each send carries the pixels of the send before it. With several prompts, these are the pixels of another
+    prompt."""
     before = vars(manager).setdefault("sent_before", [])
     before.append([copy.copy(item) for item in request.mm_inputs.mm_items])
     request.mm_inputs = copy.copy(request.mm_inputs)
@@ -68,8 +69,8 @@ def a_segment_is_made_and_lost(original: Callable, self: Any, *arguments: Any, *
 
 
 def shared_and_put_back(original: Callable, *arguments: Any, **named: Any) -> Any:
-    """The items are shared again, and what was wrapped is put back after each send. Who looks at the end sees
-    nothing, but a request that is sent meanwhile does."""
+    """The items are shared again, and the features are put back after each send. A test that looks only at the end sees
+    no fault, but a request that is sent in between carries it."""
     held = [(item, item.feature) for item in _request(arguments).mm_inputs.mm_items]
 
     def put_back() -> None:

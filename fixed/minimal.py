@@ -24,16 +24,16 @@ class ShmPointerMMData:  # what is pickled in the place of a feature: the name o
 
     def materialize(self):
         feature = bytes(self.shm.buf).rstrip(b"\0")  # a clone; macOS rounds segments up to whole pages
-        self.shm.unlink()  # the pointer takes the name for its own; but whoever shares the item sends it, too
+        self.shm.unlink()  # the pointer assumes that the name is its own; but all requests that share the item send it
         EVENTS.append(("scheduler", "unlink", self.shm.name))
         return feature
 
 def wrap_shm_features(request):
     for item in request.mm_inputs.mm_items:
-        if isinstance(item.feature, bytes):  # a pointer is not wrapped again, be its name alive or dead
-            item.feature = ShmPointerMMData(item.feature)  # in place: for all who share the item
+        if isinstance(item.feature, bytes):  # a pointer is not wrapped again, even if its name is gone
+            item.feature = ShmPointerMMData(item.feature)  # in place: all requests that share the item get the pointer
 
-def _handle_batch_request(request):  # yields what is to be sent; is resumed when that has been answered: no race
+def _handle_batch_request(request):  # yields each request to send; resumes when its answer has come: no race
     warm_up = copy.copy(request)  # expansion point 1, hidden. A shallow copy shares mm_inputs, and so the item
     warm_up.mm_inputs = SimpleNamespace(mm_items=[copy.copy(item) for item in request.mm_inputs.mm_items])
     yield warm_up
@@ -44,10 +44,10 @@ def _handle_batch_request(request):  # yields what is to be sent; is resumed whe
 
 def scheduler(message):  # in the other process
     EVENTS.clear()
-    [item] = pickle.loads(message).mm_inputs.mm_items  # opens the name, and nothing here catches what that raises
+    [item] = pickle.loads(message).mm_inputs.mm_items  # opens the name; nothing here catches an error of this open
     return EVENTS if item.feature.materialize() == PIXELS else []  # only the right pixels count as an answer
 
-def run(n=2):  # n > 1, since 1 takes another branch; returns [(role, what, "name 1"), ...]
+def run(n=2):  # n > 1, because n = 1 takes another branch; returns [(role, what, "name 1"), ...]
     EVENTS.clear()
     mm_inputs = SimpleNamespace(mm_items=[SimpleNamespace(feature=PIXELS)])
     with get_context("spawn").Pool(1) as pool:
@@ -55,7 +55,7 @@ def run(n=2):  # n > 1, since 1 takes another branch; returns [(role, what, "nam
             for sent in _handle_batch_request(SimpleNamespace(mm_inputs=mm_inputs, parallel_sample_num=n)):
                 wrap_shm_features(sent)
                 EVENTS.extend(pool.apply_async(scheduler, [pickle.dumps(sent)]).get(timeout=10))
-        except FileNotFoundError as error:  # the end: sglang's scheduler dies of it, and takes the server along
+        except FileNotFoundError as error:  # the end: the scheduler dies of this error, and the server with it
             EVENTS.append(("scheduler", "open failed", error.filename.lstrip("/")))
     names = list(dict.fromkeys(name for *_, name in EVENTS))
     return [(role, what, f"name {names.index(name) + 1}") for role, what, name in EVENTS]

@@ -1,9 +1,9 @@
 """Try the conda environment where there is no conda: `python3.12 -m scripts.as_conda FOLDER`.
 
-It makes a clean environment in FOLDER of the Python that runs it, calls pip there as conda does for the `pip:` part of
-environment.yml, and runs README's line that brings the kit. Then it runs the doctor, the crash and a copy of every
-notebook in a folder elsewhere. One line a step, with its seconds. The standard library is enough. What is not tried in
-this way: conda itself, and what it brings besides (python, pip, graphviz).
+This script makes a clean environment in FOLDER with the Python that runs it. It calls pip there as conda does for the
+`pip:` part of environment.yml, and runs the line of README that installs the kit. Then it runs the doctor, the crash
+and a copy of every notebook in another folder. Each step prints one line with its seconds. The script needs the
+standard library only. It does not try conda itself, and not conda's own packages (python, pip, graphviz).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ EXECUTE = ("-m", "nbconvert", "--log-level", "ERROR", "--to", "notebook", "--exe
 
 @command
 def main() -> int:
-    """0: every step went well. 1: one failed; its output has been shown."""
+    """0: every step succeeded. 1: one step failed, and its output was shown."""
     parser = OneLineParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="for the environment, some 10 GB; it stays there")
     environment = parser.parse_args().folder.absolute()
@@ -44,7 +44,7 @@ def main() -> int:
 
 
 def install(environment: Path, python: Path) -> None:
-    """What conda does, and README's one line. Ends this program if a step fails."""
+    """Do what conda does, then the one line of README. Ends this program if a step fails."""
     with tempfile.NamedTemporaryFile(
         "w", encoding="utf-8", prefix="condaenv.", suffix=".requirements.txt", dir=ROOT
     ) as listed:
@@ -69,7 +69,7 @@ def pips_part(text: str) -> list[str]:
 
 
 def step(name: str, *words: object, folder: Path | str = ROOT) -> bool:
-    """Run a command in `folder`; tell its name, its seconds, and, if it fails, its output."""
+    """Run a command in `folder`. Prints its name and its seconds, and its output if it fails."""
     started = time.monotonic()
     run = subprocess.run(
         list(map(str, words)),

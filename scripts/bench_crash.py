@@ -1,9 +1,9 @@
-"""What an engine costs in the kit, over a bare script that starts the same engine as sglang does. Ratios of one run.
+"""The cost of an engine in the kit, as a ratio to a bare script that starts the same engine as sglang does.
 
-`python -m scripts.bench_crash [--rounds N] [--switches]`. The bare script is a dozen lines: it starts the same engine
-with the same arguments, its processes spawned, and dies of the same request; no warden, no recorder, no verdict. All
-are measured in turn, round by round, so that all see the same machine. `--switches` leaves out, in the bare script,
-one switch of the boot after the other.
+`python -m scripts.bench_crash [--rounds N] [--switches]`. The bare script has a dozen lines. It starts the same engine
+with the same arguments, spawns the processes, and dies of the same request. It has no warden, no recorder and no
+verdict. All variants are measured in turn, round by round, so that they see the same load of the machine. With
+`--switches`, the bare script is also measured without each switch of the boot.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""How fast the lab is: its start, an experiment, a restart after a crash, and dispatch against the floor.
+"""How fast the lab is: its start, an experiment, a restart after a crash, and dispatch against a fresh segment.
 
-`python -m scripts.bench_lab [--rounds N]`. Everything is measured in one run; the floor is one first write of the
+`python -m scripts.bench_lab [--rounds N]`. Everything is measured in one run; a fresh segment is one first write of the
 same bytes into a fresh segment.
 """
 
@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from fixed.clinic.prices import floor
+from fixed.clinic.prices import fresh_segment
 from fixed.detach import detach
 from repro.lab.terminal import OneLineParser, command
 
@@ -62,14 +62,14 @@ def main() -> None:
     for side in (112, 1536):
         request = make_request(shape=shape_of(side))
         tensor = request.mm_inputs.mm_items[0].feature
-        floors, dispatches = [], []
+        fresh, dispatches = [], []
         for _ in range(rounds):
-            floors.append(floor(tensor))
+            fresh.append(fresh_segment(tensor))
             dispatches += [send.seconds for send in run(request, n=2, fix=detach).sends]
-        ratio = statistics.median(dispatches) / statistics.median(floors)
+        ratio = statistics.median(dispatches) / statistics.median(fresh)
         size = tensor.numel() * tensor.element_size() / 1e6
         spent = 1e3 * statistics.median(dispatches)
-        print(f"dispatch of one send, {size:.1f} MB: {spent:.2f} ms, {ratio:.2f} of the floor")
+        print(f"dispatch of one send, {size:.1f} MB: {spent:.2f} ms, {ratio:.2f} of a fresh segment")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
-"""What a server does under load, as released and with each fix: who is answered, and who waits for whom.
+"""A server under load, as released and with each fix: which clients are answered, and how long they wait.
 
 `python -m scripts.bench_server [--requests N] [--at-once N] [--side PIXELS] [--quick] [--only SERVER ...]`.
-Half of the requests have an image, n goes from 1 to 8, and one client in ten goes in mid-answer. `lost` counts
-answers that did not come whole. `wrong` counts answers of which a sample is not what the same question got alone, at
-temperature 0. `blocked` is the longest time for which the event loop of the tokenizer's process did nothing else:
-there, a heartbeat asks for its turn every millisecond. `all blocks` is the sum of what was over 5 ms. `gap` is the
-time between two tokens of one sample, at the clients without an image. `names, still served` is how many are in
-/dev/shm when the last answer is there: a design may keep some for the next request. The released server dies at the
-first image with n > 1. So the first column is the released server when all of its clients ask for one sample.
-`detach` is upstream's fix. The other columns are designs of this kit, as the plugin brings them into a server.
+Half of the requests have an image, n goes from 1 to 8, and one client in ten leaves in mid-answer. `lost` counts
+answers that did not come whole. `wrong` counts answers with a wrong sample: at temperature 0, the same question alone
+got another text. `blocked` is the longest time for which the event loop of the tokenizer's process was blocked. A
+heartbeat in this loop asks for its turn every millisecond. `all blocks` is the sum of all such times over 5 ms. `gap`
+is the time between two tokens of one sample, for the clients without an image. `names, still served` is the number of
+names in /dev/shm after the last answer: a design may keep some for the next request. The released server dies of the
+first image with n > 1. So the first column shows the released server while all clients ask for one sample. `detach`
+is upstream's fix. The other columns are designs of this kit, as the plugin brings them into a server.
 """
 
 from __future__ import annotations
@@ -84,8 +84,8 @@ def beat_in_uvicorn() -> None:
 
 
 async def beat() -> None:
-    """Note, as it happens, each time that the loop comes late. (What is noted at the end is lost with a server that is
-    killed.)"""
+    """Note at once each time that the loop comes late. (A server that is killed would lose notes that wait for the
+    end.)"""
     while True:
         asked = time.monotonic()
         await asyncio.sleep(BEAT)
@@ -95,7 +95,8 @@ async def beat() -> None:
 
 
 def measure(fix: str, options: Namespace, host: Host) -> dict[str, Any]:
-    """What one server did under the load: the table's rows, as numbers. Raises RuntimeError if there was no load."""
+    """The results of one server under the load: the table's rows, as numbers. Raises RuntimeError if there was no
+    load."""
     given = Namespace(fix=fix, requests=options.requests, at_once=options.at_once, side=options.side)
     environment = engine.environment(engine.TINY, engine.CPU)
     verdict = launcher.run(loaded, given, environment=environment, on=host, limits=LIMITS, log=options.log)
@@ -135,12 +136,12 @@ def measured(verdict: Verdict, requests: int) -> dict[str, Any]:
 
 
 def quantile(values: list[float], part: float) -> float:
-    """The value below which that part of the sorted `values` lies; nan of none."""
+    """The quantile: the value below which that part of the sorted `values` lies; nan if there are no values."""
     return values[min(len(values) - 1, int(part * len(values)))] if values else float("nan")
 
 
 def table(told: dict[str, dict[str, Any]]) -> Iterator[str]:
-    """One row a number, one column a server; and the waits again, over those with upstream's fix."""
+    """One row for each number, one column for each server; then the waits as ratios to those with upstream's fix."""
     yield from aligned([("", *told), *_rows(told)], right=slice(1, None))
 
 

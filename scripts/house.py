@@ -1,7 +1,7 @@
 """The house: which room imports which, read from the source.
 
-A room is a package. The modules that lie in `repro/lab` itself are two rooms: the entries, which people start, and the
-ground, which every other room stands on.
+A room is a package. The modules in `repro/lab` itself are two rooms: the entries, which people start, and the ground,
+which every other room uses.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def modules() -> dict[str, Path]:
 
 
 def room_of(module: str, names: Mapping[str, Path]) -> str:
-    """The room in which `module` stands."""
+    """The room of `module`."""
     room = module if names[module].name == "__init__.py" else module.rpartition(".")[0]
     if room != "repro.lab":
         return room
@@ -39,7 +39,8 @@ def room_of(module: str, names: Mapping[str, Path]) -> str:
 
 
 def imports(path: Path) -> Iterator[str]:
-    """Each name that `path` imports, in any function, too: `a.b` and, of `from a import b`, both `a` and `a.b`."""
+    """Each name that `path` imports, also inside functions. `import a.b` gives `a.b`; `from a import b` gives `a` and
+    `a.b`."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -49,8 +50,8 @@ def imports(path: Path) -> Iterator[str]:
 
 
 def arrows_of_modules() -> Arrows:
-    """Module -> the modules of the house that it imports, itself left out. A package whose module is imported by name
-    is not counted: the arrow leads to the module."""
+    """Module -> the other modules of the house that it imports. If a module of a package is imported by name, the arrow
+    leads to the module and not to the package."""
     names = modules()
     arrows = {}
     for module, path in names.items():
@@ -70,7 +71,7 @@ def arrows_of_rooms() -> Arrows:
 
 
 def levels(arrows: Arrows) -> dict[str, int]:
-    """How many arrows lead downwards from each, at most. Raises graphlib.CycleError if there is a circle."""
+    """For each node, the length of the longest way downwards. Raises graphlib.CycleError if there is a circle."""
     depth: dict[str, int] = {}
     for name in graphlib.TopologicalSorter(arrows).static_order():
         depth[name] = max((depth[target] + 1 for target in arrows[name]), default=0)
@@ -78,7 +79,7 @@ def levels(arrows: Arrows) -> dict[str, int]:
 
 
 def picture() -> str:
-    """The rooms and their arrows as SVG. An arrow that only shortens a longer way is left out."""
+    """The rooms and their arrows as SVG. If a longer way leads from A to C, the arrow from A to C is left out."""
     arrows = arrows_of_rooms()
     drawn = [(room, target) for room in sorted(arrows) for target in sorted(_direct(room, arrows))]
     source = "\n".join(["digraph {", STYLE, *(f'"{room}" -> "{target}"' for room, target in drawn), "}"])
@@ -87,7 +88,7 @@ def picture() -> str:
 
 
 def _direct(room: str, arrows: Arrows) -> set[str]:
-    """The rooms below `room` that no other room below it leads to."""
+    """The rooms below `room` to which no other room below `room` leads."""
     below = arrows[room]
     return {target for target in below if not any(target in _reached(other, arrows) for other in below - {target})}
 

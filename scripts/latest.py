@@ -35,7 +35,7 @@ from repro.lab.releases import NEWEST
 from repro.lab.terminal import OneLineParser, aligned, command, count, progress
 
 N, SIDE = 3, 112  # of the request whose answers are compared
-LARGE = (1, 2, 8)  # n of the requests whose sends are timed
+LARGE = (1, 2, 8, 32)  # n of the requests whose sends are timed
 BYTES = 28  # of the feature, a pixel: 3 colours as float32, each patch in two frames, and a little more
 SAYS = re.compile(r"sglang-shm-hotfix: .*")  # the line that the plugin prints
 COUNTS = re.compile(r"warm_segments: \d+ features sent.*")  # and those that it logs, at the 1st, 10th, ... image
@@ -101,7 +101,7 @@ def require(side: int) -> None:
     """Raise Refused if this is another environment, or if /dev/shm has too little room for the sends as released."""
     preflight.require_linux()
     if version("sglang") != NEWEST:
-        raise Refused(f"this environment has sglang {version('sglang')}, and this is about {NEWEST}", "make latest")
+        raise Refused(f"this environment has sglang {version('sglang')}, but this needs {NEWEST}", "make latest")
     preflight.require_shared_memory()
     preflight.require_room(0, side**2 * BYTES * (max(LARGE) + 1), "give a smaller --side")
 

@@ -32,17 +32,27 @@ CELL_LIMIT = 300  # seconds
 BOOK_STYLE = """
 <style>
 body {max-width: 60rem; margin: 0 auto !important; padding: 0 1rem}
-img, svg {max-width: 100%; height: auto}
-pre {overflow-x: auto; white-space: pre}
-@media (max-width: 40rem) {.jp-InputPrompt, .jp-OutputPrompt {display: none} body {padding: 0 .4rem}}
+img {max-width: 100%; height: auto}
+pre, .jp-OutputArea-output pre {overflow-x: auto; white-space: pre; word-break: normal}
+.jp-OutputArea-child, .jp-OutputArea-output {display: block; overflow-x: auto}
+:root {--jp-mirror-editor-operator-color: #8a1fd1; --jp-mirror-editor-number-color: #007a00;
+  --jp-mirror-editor-comment-color: #336b6b}
+@media (max-width: 40rem) {
+  .jp-InputPrompt, .jp-OutputPrompt {display: none}
+  body {padding: 0 .4rem}
+  .jp-OutputArea-output > svg {max-width: none !important}
+}
 @media (prefers-color-scheme: dark) {
   :root {--jp-layout-color0: #16181c; --jp-layout-color1: #16181c; --jp-layout-color2: #23262c;
     --jp-cell-editor-background: #23262c; --jp-cell-editor-border-color: #3a3f47;
     --jp-content-font-color0: #fff; --jp-content-font-color1: #e4e6ea; --jp-content-font-color2: #c0c4cc;
     --jp-ui-font-color0: #fff; --jp-ui-font-color1: #e4e6ea; --jp-rendermime-table-row-background: #1d2025;
-    --jp-mirror-editor-variable-color: #e4e6ea; --jp-content-link-color: #8ab4f8}
+    --jp-content-link-color: #8ab4f8; --jp-mirror-editor-variable-color: #e4e6ea;
+    --jp-mirror-editor-punctuation-color: #9ecbff; --jp-mirror-editor-operator-color: #d7a6ff;
+    --jp-mirror-editor-keyword-color: #7ee787; --jp-mirror-editor-number-color: #7ee787;
+    --jp-mirror-editor-string-color: #ffa198; --jp-mirror-editor-comment-color: #8fbcbb}
   body, .jp-Notebook {background: #16181c; color: #e4e6ea}
-  .highlight, .highlight pre, .highlight span {color: #e4e6ea}
+  .highlight, .highlight pre {color: #e4e6ea}
 }
 </style>
 """
@@ -55,9 +65,9 @@ def paths() -> list[Path]:
 
 @functools.cache
 def executed(path: Path) -> NotebookNode:
-    """The notebook at `path`, run from clean in its own folder, once. A Chinese one has the code of the English one,
-    and shows what that one printed. Raises CellExecutionError if a cell fails that should not, or does not fail that
-    should."""
+    """Run the notebook at `path` from clean in its own folder, once, and return it. A Chinese notebook has the code of
+    the English one, and gets the English one's outputs. Raises CellExecutionError if a cell fails unexpectedly, or if a
+    cell that must fail does not fail."""
     english = path.with_name(path.name.replace(CHINESE, ""))
     return _run(path) if path == english else translated(nbformat.read(path, as_version=4), executed(english))
 
@@ -87,8 +97,7 @@ def _run(path: Path) -> NotebookNode:
 
 
 def kept(notebook: NotebookNode) -> NotebookNode:
-    """`notebook` as it is committed: without times, widgets' state and upstream's lines."""
-    notebook.metadata.pop("widgets", None)
+    """`notebook` as it is committed: without times and upstream's lines."""
     notebook.metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
@@ -99,12 +108,14 @@ def kept(notebook: NotebookNode) -> NotebookNode:
             for output in cell.outputs:
                 if "execution_count" in output:
                     output.execution_count = None
+                if "image/svg+xml" in output.get("data", {}):
+                    output.data.pop("text/html", None)  # GitHub shows the SVG alone
     return notebook
 
 
 def compared(notebook: NotebookNode) -> list[str]:
-    """Each code cell's output as one text, without what differs from run to run; of a cell tagged `measured`, only that
-    word."""
+    """Each code cell's output as one text, without the parts that differ from run to run. For a cell tagged `measured`,
+    the text is only that word."""
     names: dict[str, str] = {}
     texts = []
     for cell in kept(notebook).cells:
@@ -128,9 +139,9 @@ def book(folder: Path, run: Callable[[Path], NotebookNode] = executed) -> None:
     entries = []
     for path in paths():
         notebook = copy.deepcopy(run(path))
-        notebook.metadata.pop("widgets", None)
-        for cell in notebook.cells:
-            cell.outputs = [output for output in cell.get("outputs", []) if not _is_widget(output)]
+        for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
+            if svg := output.get("data", {}).get("image/svg+xml"):
+                output.data["text/html"] = svg  # in the page, where its text is found; an image would hide it
         page, _ = exporter.from_notebook_node(notebook, {"metadata": {"path": str(path.parent)}})
         name = f"{'solution_' if path.parent != FOLDER else ''}{path.stem}.html"
         (folder / name).write_text(_offline(page), encoding="utf-8")
@@ -148,17 +159,13 @@ def book(folder: Path, run: Callable[[Path], NotebookNode] = executed) -> None:
 
 
 def _offline(page: str) -> str:
-    """Without scripts (none is needed), with links between the notebooks that lead to their pages."""
+    """The page without scripts (it needs none). Links between notebooks lead to their pages."""
     page = re.sub(r"<script\b.*?</script>", "", page, flags=re.DOTALL)
     page = re.sub(r'href="solutions/([0-9]\w+)\.ipynb"', r'href="solution_\1.html"', page)
     page = re.sub(r'href="(?:\.\./)?([0-9][\w.-]+)\.ipynb"', r'href="\1.html"', page)
-    # what is not in the book is only named
+    # a link to a file outside the book becomes plain text
     page = re.sub(r'<a href="[^":]+\.(?:md|py)(?:#[\w-]+)?">(.*?)</a>', r"\1", page)
     return page.replace("</head>", f"{BOOK_STYLE}</head>")
-
-
-def _is_widget(output: NotebookNode) -> bool:
-    return "application/vnd.jupyter.widget-view+json" in output.get("data", {})
 
 
 def _text(output: NotebookNode) -> str:

@@ -1,7 +1,7 @@
-"""The clients of `scripts/bench_server.py`: many requests, some at a time, and some clients that go in mid-answer.
+"""The clients of `scripts/bench_server.py`: many requests, some at a time. Some of the clients leave in mid-answer.
 
-`python -m scripts.server_load FILE` detaches itself from the server's process, waits until the server is healthy, asks
-each different question alone, and then sends the load. What came of it is in the run's record.
+`python -m scripts.server_load FILE` detaches itself from the server's process and waits until the server is healthy. It
+asks each different question alone, and then sends the load. The results are in the run's record.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from repro.lab.server.plan import image_url, question
 COLOURS = ("crimson", "navy", "gold", "green", "white", "black", "orange", "purple")
 TOKENS = 24  # of each sample
 MOST = 8  # samples
-LEAVES = 10  # one client in so many goes when it has its first tokens
+LEAVES = 10  # one client in this many leaves when it has its first tokens
 
 
 @dataclass(frozen=True)
 class Load:
-    """What the clients are told: the server's port and process; how many requests, how many at a time, the side of
-    their images in pixels, and how many samples a request has at most."""
+    """The clients' task: the server's port and process, the number of requests, how many are sent at a time, the side
+    of their images in pixels, and the largest number of samples of a request."""
 
     port: int
     pid: int
@@ -43,7 +43,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Ask:
-    """One request: an image of that colour, or, without one, the text of that number; n samples."""
+    """One request for n samples: an image of this colour, or a text with this number and no image."""
 
     colour: str | None
     number: int
@@ -53,7 +53,8 @@ class Ask:
 
 @dataclass
 class Answer:
-    """What came: the text of each sample, the seconds between two tokens of one, and the error, if there was one."""
+    """One answer: the text of each sample, the seconds between two tokens of a sample, and the error, if there was
+    one."""
 
     texts: dict[int, str] = field(default_factory=dict)
     gaps: list[float] = field(default_factory=list)
@@ -69,8 +70,8 @@ def main(file: Path) -> None:
 
 
 def asks(requests: int, most: int = MOST) -> list[Ask]:
-    """The load: every second request has an image, n goes from 1 to `most` in both halves, one client in ten leaves.
-    The order is mixed, and the same each time."""
+    """The load: every second request has an image, n goes from 1 to `most` in both halves, and one client in ten
+    leaves. The order is shuffled, but it is the same each time."""
     kinds = [
         Ask(COLOURS[k // 2 % len(COLOURS)] if k % 2 else None, k // 2 % len(COLOURS), 1 + k // 2 % most)
         for k in range(requests)
@@ -88,7 +89,7 @@ class Clients:
         self.images = {colour: image_url(colour=colour, side=load.side) for colour in COLOURS}
 
     async def run(self) -> None:
-        """Ask each question alone, and then all of them."""
+        """Ask each question alone, and then send the whole load."""
         if await clients.healthy(self.load.port, self.server, self.plain) != "200":
             return
         note("phase", phase="generate")
@@ -120,7 +121,7 @@ class Clients:
             note("asked", number=number, whole=whole, wrong=whole and not all(right), gaps=answer.gaps, **seen)
 
     async def _answer(self, ask: Ask) -> Answer:
-        """One answer, read token by token; only the first of them, if the client leaves."""
+        """One answer, read token by token. A client that leaves reads only the first tokens."""
         prompt = "What is this?" if ask.colour else f"Tell story {ask.number}."
         images = [self.images[ask.colour]] if ask.colour else []
         body = {**question(prompt, images=images, n=ask.n, tokens=TOKENS), "stream": True}
@@ -144,7 +145,7 @@ class Clients:
         return answer
 
     def _memory(self, when: str) -> None:
-        """Note how much of the memory each process of the server has; nothing of a server that is dead."""
+        """Note the memory of each process of the server. A dead server has none."""
         try:
             parts = [self.server, *self.server.children(recursive=True)]
             note("memory", when=when, bytes=[part.memory_info().rss for part in parts])

@@ -1,7 +1,7 @@
 """Make .venv, .venv-gpu or .venv-latest, with everything that is locked: `make setup`, `make gpu`, `make latest`.
 
-It needs the standard library only, because it runs before anything is installed. What cannot work is said before
-anything is downloaded, in one line, with status 2. A set-up that was interrupted is resumed.
+This script needs the standard library only, because it runs before anything is installed. If the set-up cannot work
+here, the script says so in one line, with status 2, before it downloads anything. An interrupted set-up is resumed.
 """
 
 import sys
@@ -33,13 +33,14 @@ INSTALLER = "installer.lock"
 MACHINES = ("x86_64", "aarch64")  # for which sglang has wheels
 GLIBC = (2, 34)  # which those wheels need
 BITS, LINE = 8e9, 100e6  # in a gigabyte; a second, on a usual line
-WHOLE = ".whole"  # touched last: without it, an environment is not taken for a whole one
+WHOLE = ".whole"  # made last: without this file, the environment counts as incomplete
 UNFINISHED = ".unfinished"  # there while packages are installed
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One of the kit's environments: its folder, its locks in their order, what they bring, and what it takes."""
+    """One of the kit's environments: its folder, its locks in their order, their content in words, and the room it
+    takes."""
 
     target: str
     folder: str
@@ -79,7 +80,7 @@ LATEST = Kind(
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """0: the environment is whole. 1: a step failed, and has said why. 2: it cannot be made here. 130: interrupted."""
+    """0: the environment is complete. 1: a step failed and said why. 2: it cannot be made here. 130: interrupted."""
     options = parse(words)
     kind = GPU if options.gpu else LATEST if options.latest else CPU
     try:
@@ -117,7 +118,7 @@ def require(kind: Kind) -> None:
     require_glibc()
     if importlib.util.find_spec("ensurepip") is None:
         raise Refused(
-            f"{sys.executable} has no ensurepip, so it makes no environment",
+            f"{sys.executable} has no ensurepip, so it cannot make an environment",
             "apt-get install python3-venv, or name another Python: make PYTHON=python3.12 ...",
         )
     if not os.access(ROOT, os.W_OK):
@@ -156,8 +157,8 @@ def require_glibc() -> None:
 
 
 def require_room(kind: Kind) -> None:
-    """Raise Refused if a disk that gets the packages has too little room. uv unpacks them in its cache, and links them
-    from there, or copies them to another disk. What an earlier set-up has left there counts as room."""
+    """Raise Refused if a disk for the packages has too little room. uv unpacks the packages in its cache. From there it
+    links them, or copies them to another disk. Packages of an earlier set-up count as room."""
     for disk in disks(ROOT / kind.folder, cache_of_uv()):
         free = shutil.disk_usage(existing(disk[0])).free
         if free < kind.gigabytes * 1e9 and free + size_of(disk) < kind.gigabytes * 1e9:
@@ -168,13 +169,13 @@ def require_room(kind: Kind) -> None:
 
 
 def cache_of_uv() -> Path:
-    """Where uv keeps what it has downloaded."""
+    """The folder in which uv keeps its downloads."""
     base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     return Path(os.environ.get("UV_CACHE_DIR") or base / "uv").absolute()
 
 
 def disks(*places: Path) -> list[list[Path]]:
-    """The places, those on one disk together."""
+    """The places, grouped by disk."""
     by_disk: dict[int, list[Path]] = {}
     for place in places:
         by_disk.setdefault(existing(place).stat().st_dev, []).append(place)
@@ -187,7 +188,7 @@ def existing(place: Path) -> Path:
 
 
 def size_of(places: Iterable[Path]) -> int:
-    """The bytes of all files in these places, each counted once, whatever names it has."""
+    """The bytes of all files in these places. A file with several names is counted once."""
     sizes: dict[int, int] = {}
     for place in places:
         for folder, _, names in os.walk(place):
@@ -201,8 +202,8 @@ def size_of(places: Iterable[Path]) -> int:
 
 
 class SetUp:
-    """The steps that make one environment, each only if it is needed. On a terminal, pip and uv show what they do; in a
-    pipe, each step is one line."""
+    """The steps that make one environment. A step runs only if it is needed. On a terminal, pip and uv show their
+    progress; in a pipe, each step prints one line."""
 
     def __init__(self, kind: Kind, folder: Path) -> None:
         self.kind, self.folder = kind, folder
@@ -229,7 +230,7 @@ class SetUp:
         return 0
 
     def tell_what_it_takes(self) -> None:
-        """How much room and how much time, before anything is begun."""
+        """Say how much room and how much time the set-up takes, before it starts."""
         kind = self.kind
         tell(
             kind,
@@ -252,8 +253,8 @@ class SetUp:
             )
 
     def bring_packages(self) -> None:
-        """Install what the locks pin, and the kit itself. What an interrupted set-up may have half written is written
-        again from uv's cache."""
+        """Install the packages of the locks, and the kit itself. After an interrupted set-up, all packages are written
+        again from uv's cache, because some may be half written."""
         unfinished = self.folder / UNFINISHED
         again = ["--reinstall"] if unfinished.exists() else []
         (self.folder / WHOLE).unlink(missing_ok=True)
@@ -269,11 +270,11 @@ class SetUp:
         (self.folder / WHOLE).touch()
 
     def call(self, *words: object) -> None:
-        """Run a command to its end; what it prints is seen. Raises CalledProcessError if it fails."""
+        """Run a command to its end and show its output. Raises CalledProcessError if it fails."""
         subprocess.run(list(map(str, words)), env=self.environment, cwd=ROOT, stdin=subprocess.DEVNULL, check=True)
 
     def answers(self, *words: object) -> str:
-        """What a command prints; "" if it fails or is not there."""
+        """The output of a command; "" if the command fails or does not exist."""
         try:
             run = subprocess.run(list(map(str, words)), env=self.environment, cwd=ROOT, capture_output=True, check=True)
         except (OSError, subprocess.CalledProcessError):

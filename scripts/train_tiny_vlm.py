@@ -2,7 +2,7 @@
 """Train the tiny model on made pictures, from a seed, and write its weights in half precision, with their checksum.
 
 `python scripts/train_tiny_vlm.py` writes both files into the current folder. `--install` writes them into the kit.
-Same seed, same number of threads, same torch, same kind of CPU: same weights. On another CPU, the last bits differ.
+The same seed, number of threads, torch and kind of CPU give the same weights. On another CPU, the last bits differ.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from repro.lab.terminal import OneLineParser, command
 SEED, THREADS = 24231, 1
 STEPS, COOLING, BATCH, RATE, WARM_UP = 1200, 150, 32, 2.5e-3, 40
 EXAM_SEED, EXAM = 7, 400
-SHARPER = 2.0  # the last layer is scaled by this: at temperature 1 the rare slips go, and the true variants stay
+SHARPER = 2.0  # factor of the last layer: at temperature 1, rare mistakes vanish, and true variants stay
 QUESTIONS = ("What is this?", "What is this?", "What is this?", "What?", "What do you see?")
 PIECES = 16  # image tokens of a picture of 112 x 112 pixels: 8 x 8 patches, merged two by two
 GRID = [1, 8, 8]
@@ -64,7 +64,7 @@ class Trainer:
         self.model.load_state_dict(load(weights))
 
     def save(self, file: Path, number: int) -> None:
-        """Keep all that the next steps depend on, after `number` steps."""
+        """Save everything that the next steps depend on, after `number` steps."""
         import torch
 
         state = (number, self.model.state_dict(), self.optimiser.state_dict(), self.dice.getstate())
@@ -73,7 +73,7 @@ class Trainer:
         beside.replace(file)  # so that an interrupted run leaves a whole file
 
     def resume(self, file: Path) -> int:
-        """Go on where `save` left off. Returns the number of steps that are done."""
+        """Continue from the state that `save` wrote. Returns the number of steps that are done."""
         import torch
 
         number, model, optimiser, dice = torch.load(file, weights_only=False)
@@ -83,7 +83,7 @@ class Trainer:
         return number
 
     def batch(self, without_picture: bool) -> dict[str, Any]:
-        """Pictures by chance with a true sentence each, after one question; or the question alone."""
+        """Random pictures, each with a true sentence, after one question; or the question alone."""
         import torch
 
         question = self.dice.choice(QUESTIONS)
@@ -103,11 +103,11 @@ class Trainer:
         return given
 
     def tokens(self, text: str) -> list[int]:
-        """The text as token numbers; each picture takes its 16 places."""
+        """The text as token numbers. Each picture takes 16 places."""
         return self.tokenizer(text.replace("<|image_pad|>", "<|image_pad|>" * PIECES))["input_ids"]
 
     def pixels(self, pictures: list[Any]) -> dict[str, Any]:
-        """What the image processor makes of pictures of 112 x 112 pixels, twenty times as fast."""
+        """The same values as from the image processor, for pictures of 112 x 112 pixels, but twenty times as fast."""
         import numpy
         import torch
 
@@ -120,7 +120,7 @@ class Trainer:
 
 
 def answers(trainer: Trainer, pictures: list[Any], temperature: float = 0.0) -> list[str]:
-    """What the model says of pictures, after the kit's own question."""
+    """The model's sentence for each picture, after the kit's own question."""
     import torch
 
     dice = torch.Generator().manual_seed(EXAM_SEED)
@@ -142,7 +142,8 @@ def answers(trainer: Trainer, pictures: list[Any], temperature: float = 0.0) -> 
 
 
 def exam(trainer: Trainer, pictures: int = EXAM, temperature: float = 0.0) -> list[tuple[str, str]]:
-    """What the model says falsely of so many unseen pictures: the usual true sentence, and what it says."""
+    """The model's false sentences about this many unseen pictures: for each, the usual true sentence and the
+    model's."""
     dice = random.Random(EXAM_SEED)
     scenes = [made_pictures.any_scene(dice) for _ in range(pictures)]
     drawn = [made_pictures.draw(scene, dice) for scene in scenes]
@@ -173,7 +174,8 @@ def _fill(model: Any, seed: int) -> None:
 
 
 def _embed_by_a_product(model: Any) -> None:
-    """Let the patches be embedded by a matrix product: equal to the convolution, whose gradient is slow on a CPU."""
+    """Embed the patches by a matrix product. It equals the convolution, but the convolution's gradient is slow on a
+    CPU."""
     import torch
 
     embed = model.model.visual.patch_embed

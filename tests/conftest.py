@@ -1,4 +1,4 @@
-"""The surroundings of the suite, and the runs that several tests look at: each is made once."""
+"""The surroundings of the suite, and the runs that several tests use. Each run is made once."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _parameters(item) -> list[object]:
 
 
 def run_of(nodeid: str) -> str:
-    """What a test shares its runs with: the other tests of its file; all that boot engines are one file to this end."""
+    """The group of tests that share runs: the tests of one file. All tests that boot engines are one group."""
     file = Path(nodeid.partition("::")[0]).stem
     return "engine" if file in ENGINE_FILES else file
 
@@ -105,8 +105,8 @@ def nothing_left_in_shm():
 
 @pytest.fixture(scope="session")
 def registry():
-    """A package registry that answers, or wheels in the cache. Without both, tests that need one say so and are
-    skipped; in CI they fail."""
+    """A package registry that answers, or wheels in the cache. Without both, the tests that need them are skipped with
+    a reason. In CI they fail."""
     try:
         source.read("0.5.13", source.MM_UTILS)
     except Refused as refusal:
@@ -157,7 +157,7 @@ def engine_verdict(host):
 
 @pytest.fixture(scope="session")
 def released(engine_verdict):
-    """The released engine on what it survives, and then on one case that it dies of; by that case."""
+    """For a case that crashes: the released engine on the cases that it survives, and then on this case."""
     verdicts = {}
 
     def run(case: str):

@@ -1,6 +1,6 @@
-"""`python -m tests.endurance N SEED`: so many requests with design 5, one in ten with a scheduler that is killed.
-Prints what was wrong, and descriptors and memory before and after, as JSON. Sweeps nothing: that is the design's
-business."""
+"""`python -m tests.endurance N SEED`: N requests with design 5. For one in ten, the scheduler is killed. Prints as JSON
+the faults, and the descriptors and the memory before and after. Sweeps nothing, because the design itself must clean
+up."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ N = 8
 
 
 def one(number: int, dice: random.Random) -> tuple[bool, list[str]]:
-    """Whether the scheduler was to be killed, and what was wrong."""
+    """Run one request. Returns whether the scheduler had to be killed, and the faults."""
     killed = number % 10 == 9
     moment, send = dice.choice(MOMENTS["kill"]), dice.randrange(N + 1)
     send = 0 if moment == "create" else send  # all names are made for the first send
@@ -31,7 +31,7 @@ def one(number: int, dice: random.Random) -> tuple[bool, list[str]]:
 
 
 def wrong(number: int, result: Run, killed: bool) -> list[str]:
-    """What should not be: any fault; of a killed run, any death but that, and names that nobody was sent."""
+    """The faults of a run. For a killed run: any other death than this one, and names that were never sent."""
     if not killed:
         return [f"{number}: {fault}" for fault in result.faults()]
     sent = {name for send in result.sends for name in send.names if send.gone}

@@ -1,6 +1,6 @@
-"""`python -m tests.faults N SEED`: so many runs of the lab in one process. In most of them something goes wrong: a
-fault, a scheduler that is killed at any moment, Ctrl-C at any moment, code that loops. Foreign names of every look lie
-among them. Prints what was hung, left, touched or otherwise wrong, as JSON."""
+"""`python -m tests.faults N SEED`: N runs of the lab in one process. In most runs something goes wrong: a fault, a
+scheduler that is killed at any moment, Ctrl-C at any moment, or code that loops. /dev/shm also holds other programs'
+names of many forms. Prints as JSON which runs hung, which names were left or touched, and every other fault."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ def loops(request: object) -> None:
 
 
 def foreign(dice: random.Random) -> dict[str, tuple]:
-    """Names of every look that are not the lab's, made now: files, links and folders. As `looked_at` sees them."""
+    """Make names of many forms that are not the lab's: files, links and folders. Returns what `looked_at` says of
+    them."""
     for number in range(FOREIGN):
         path = SHM / dice.choice(LOOKS).format(f"{dice.getrandbits(32):08x}")
         kind = number % 10
@@ -80,8 +81,8 @@ def interrupt() -> None:
 
 
 def kill_a_scheduler() -> None:
-    """SIGKILL from outside for one of this process's schedulers, at work or idle. They are forked by the warm parent, a
-    child of this process."""
+    """Kill one of this process's schedulers from outside, by SIGKILL, at work or idle. (The warm parent, a child of
+    this process, has forked them.)"""
     with contextlib.suppress(psutil.Error):
         below = psutil.Process().children(recursive=True)
         workers = [child for child in below if child.ppid() != os.getpid()]
@@ -90,7 +91,7 @@ def kill_a_scheduler() -> None:
 
 
 def one(dice: random.Random) -> str:
-    """Make one run in which something or nothing goes wrong. Returns what was to go wrong."""
+    """Make one run in which something or nothing goes wrong. Returns the name of the fault."""
     what = dice.choice(("nothing", "fault", "fault", "kill", "interrupt", "interrupt", "loop"))
     loop = what == "loop" and dice.random() < 0.2
     fault = None
@@ -123,7 +124,7 @@ def main() -> None:
         what = "interrupt"
         try:
             what = one(dice)
-        except KeyboardInterrupt:  # it came a moment too late, when the run was over
+        except KeyboardInterrupt:  # Ctrl-C came a moment too late, after the run
             pass
         except Exception as error:
             wrong.append(f"{number}: {type(error).__name__}: {error}")

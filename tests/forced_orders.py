@@ -1,5 +1,5 @@
-"""`python -m tests.forced_orders`: single orders, forced on sglang's functions, in a process of their own. Prints as
-JSON for each what was not as in the model ("" if nothing)."""
+"""`python -m tests.forced_orders`: single orders, forced on sglang's functions, in a process of their own. For each
+order, it prints as JSON the difference from the model ("" if there is none)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SHORTEST = {
 
 
 def difference(protocol: Protocol, order: list, design: Design) -> str:
-    """What was not as in the model."""
+    """The difference from the model."""
     try:
         forced(Machine(protocol, 2, 2, FAULTS), order, design, INSTALLED)
     except Differs as differs:
@@ -32,7 +32,7 @@ def difference(protocol: Protocol, order: list, design: Design) -> str:
 
 
 def linked_late(first: str) -> str:
-    """As the design once did it: the tracker is told when the name is there."""
+    """An earlier version of the design: the tracker is told after the name was made."""
     name = shm_names.new_name()
     shm_names.os.link(f"/dev/shm/{first}", f"/dev/shm/{name}")
     shm_names.resource_tracker.register(f"/{name}", shm_names.KIND)
@@ -40,7 +40,7 @@ def linked_late(first: str) -> str:
 
 
 def main() -> None:
-    """The shortest wrong order of three protocols; then what the model must not be taken for."""
+    """Force the shortest wrong order of three protocols, and then orders that differ from the model."""
     adopt()
     warm(INSTALLED)
     told = {name: difference(one, explore(one).shortest, design) for name, (one, design) in SHORTEST.items()}

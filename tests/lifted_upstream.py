@@ -1,7 +1,7 @@
-"""`python -m tests.lifted_upstream RELEASE...`: the tests that are to be offered upstream, on each release's lifted
-functions; on the last affected release with every mutant and design of the fix; and on the newest release with every
-mutant of a fixed release, and with the fix for the bootstrap rooms. Prints as JSON what became of each case: null, or
-why it is red."""
+"""`python -m tests.lifted_upstream RELEASE...`: run the tests that are to be offered upstream. They run on each
+release's lifted functions, on the last affected release with every mutant and design of the fix, and on the newest
+release with every mutant of a fixed release and with the fix for the bootstrap rooms. Prints the result of each case as
+JSON: null, or why the case is red."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the machine holds: processes, names in /dev/shm, and the commands of this repository."""
+"""What tests need of the machine: processes, names in /dev/shm, and the commands of this repository."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def names() -> set[str]:
 
 
 def left_since(before: set[str]) -> set[str]:
-    """The names in /dev/shm that were not there `before` and stay; of a /dev/shm that others use, too, only those that
-    the suite's own ledger knows."""
+    """The names in /dev/shm that were not there `before` and stay. If other programs use the same /dev/shm, only the
+    names in the suite's own ledger count."""
     until = time.monotonic() + 3
     while (left := (names() - before) & _ours()) and time.monotonic() < until:
         time.sleep(0.1)
@@ -39,8 +39,8 @@ def _ours() -> set[str]:
 
 
 def processes_of(folder: Path) -> list[int]:
-    """The living processes that belong to a run with its temporary files below `folder`: their environment says
-    so (a process whose title was changed keeps it)."""
+    """The living processes of a run with its temporary files below `folder`. Their environment names the folder. (A
+    process keeps its environment even if its title changes.)"""
     mine = []
     for entry in Path("/proc").iterdir():
         try:
@@ -78,7 +78,7 @@ def start(code: str, folder: Path, **pipes: Any) -> subprocess.Popen:
 
 
 def on_host(host: Host | None, folder: Path | None, **environment: str) -> dict[str, Any]:
-    """What `subprocess` needs to be told so that a script boots its engines on `host`."""
+    """The arguments for `subprocess` with which a script boots its engines on `host`."""
     if host is None:
         return {"env": surroundings(folder, **environment)}
     return {"env": surroundings(folder, **host.address, **environment), "pass_fds": [host.socket.fileno()]}
@@ -90,7 +90,7 @@ def surroundings(folder: Path | None, **environment: str) -> dict[str, str]:
 
 
 def wait_for(condition: Callable[[], object], seconds: float, what: str) -> object:
-    """What `condition` returns once it is true. Fails after `seconds`."""
+    """Wait until `condition` returns something true, and return it. Fails after `seconds`."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         if value := condition():

@@ -1,4 +1,4 @@
-"""A /dev/shm of this process's own: what other programs do to theirs cannot be seen here, and the reverse."""
+"""A /dev/shm of this process's own. Other programs and this process do not see each other's names."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ MS_REC, MS_PRIVATE = 0x4000, 1 << 18
 
 
 def enter() -> bool:
-    """Mount a fresh tmpfs at /dev/shm, in a mount namespace of this thread and of all that it starts from now on.
-    Returns whether this machine allows that: to root, or to a user who may have a user namespace."""
+    """Mount a fresh tmpfs at /dev/shm, in a mount namespace of this thread and of its later children. Returns whether
+    this machine allows that: to root, or to a user who may make a user namespace."""
     user, group = os.getuid(), os.getgid()
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(CLONE_NEWNS) != 0:

@@ -1,4 +1,4 @@
-"""What the tests let a child under a warden do. Each takes the scene's arguments and returns JSON."""
+"""The scenes that tests run in a child under a warden. Each takes the scene's arguments and returns JSON."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def engine_cases(arguments: Namespace) -> dict[str, list[str]]:
 
 
 def server_cases(arguments: Namespace) -> list[str]:
-    """sglang's server, asked for what it survives, and then for an image with n = 2 while others stream. With
+    """sglang's server gets the requests that it survives, and then an image with n = 2 while others stream. With
     `arguments.fixed`, the fix is applied first."""
     from repro.lab import server
     from repro.lab.server.plan import image_url, question
@@ -84,7 +84,7 @@ def scheduler_killed(arguments: Namespace) -> None:
 
 
 def without_hooks() -> list[str]:
-    """Of the functions that design 5 stands around, wherever they were imported to, those that are bare."""
+    """The functions that design 5 should wrap and that are not wrapped, in every module that imported them."""
     import uvicorn
     from sglang.srt.entrypoints import engine, http_server
     from sglang.srt.managers import mm_utils, tokenizer_manager
@@ -187,7 +187,7 @@ def hooked_everywhere(hooks: Mapping[str, Callable]) -> Iterator[None]:
 
 
 def what_it_finds(arguments: Namespace) -> dict[str, Any]:
-    """What a scene can see of the scenes before it. At the end it changes what the next scene might see."""
+    """The traces of earlier scenes that this scene can see. At the end it leaves traces for the next scene."""
     import tempfile
 
     parent = psutil.Process(os.getppid())
@@ -209,7 +209,7 @@ def what_it_finds(arguments: Namespace) -> dict[str, Any]:
 
 
 def loaded_after_an_answer(arguments: Namespace) -> dict[str, bool]:
-    """Which of the packages that were put off are loaded, when an engine has answered."""
+    """The put-off packages that are loaded after an engine has answered."""
     from repro.lab.engine import deferred
 
     ask(engine.start("tiny", "cpu"), ["crimson"], 1)
@@ -231,7 +231,7 @@ def in_setstate(arguments: Namespace) -> None:
 
 
 def killed(arguments: Namespace) -> None:
-    """Dies without a word."""
+    """Dies without printing anything."""
     os.kill(os.getpid(), getattr(signal, arguments.signal))
 
 
@@ -254,7 +254,7 @@ def littering(arguments: Namespace) -> str:
 
 
 def gone_at_once(arguments: Namespace) -> list[str]:
-    """A scheduler that makes a name, removes the name and ends, all sooner than anybody looks."""
+    """A scheduler that makes a name, removes the name and ends before the warden looks."""
     import setproctitle
 
     scheduler = os.fork()

@@ -1,6 +1,7 @@
-"""Any words after any command: exit status 0, 1 or 2, one line on stderr unless it ran, no traceback, nothing left.
+"""Any words after any command: the exit status is 0, 1 or 2. If the command did not run, stderr has one line. There is
+no traceback, and nothing is left.
 
-The commands run in this process. What takes long, the experiment itself, has been made before.
+The commands run in this process. The slow part, the experiment itself, was made before.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ EXAMPLES = settings(
 
 @dataclass(frozen=True)
 class Ended:
-    """What a command came to."""
+    """The result of a command."""
 
     status: object
     stdout: str
@@ -96,7 +97,7 @@ def ended(main, words: list[str]) -> Ended:
 
 
 def any_words(options: list[str], values: list[str]) -> st.SearchStrategy[list[str]]:
-    """Options of the command and values for them, in any order, with anything in between, well and badly put."""
+    """Options of the command and values for them, in any order, with other words in between, right and wrong."""
     value = st.one_of(st.sampled_from(values + HOSTILE), st.text(st.characters(exclude_characters="\0/"), max_size=8))
     option = st.sampled_from(options)
     pair = st.tuples(option, value)
@@ -126,7 +127,8 @@ def made():
 
 @pytest.fixture
 def quick(monkeypatch, made, tmp_path):
-    """Nothing takes long: experiments have been made, engines have run, nothing is downloaded or measured."""
+    """Nothing is slow here: experiments and engines give results that were made before, and nothing is downloaded or
+    measured."""
 
     read = source.read
 
@@ -158,9 +160,7 @@ def quick(monkeypatch, made, tmp_path):
     monkeypatch.setattr(orders, "explored", lambda arguments: [])
     monkeypatch.setattr(orders, "told", lambda found: [])
     monkeypatch.setattr(orders, "for_real", lambda arguments: 0)
-    monkeypatch.setattr(clinic, "growth", lambda *_: None)
-    monkeypatch.setattr(clinic, "goals", lambda *_: [])
-    monkeypatch.setattr(clinic, "table", lambda rows: "")
+    monkeypatch.setattr(clinic, "in_words", lambda *_: [])
     monkeypatch.setattr(clinic, "chart", lambda rows: "")
     monkeypatch.setattr(doctor, "CHECKS", (doctor.python, doctor.linux))
     return place
@@ -227,11 +227,15 @@ def test_any_words(name, quick, tmp_path):
 @pytest.mark.parametrize(
     ("name", "words", "told"),
     [
-        ("repro/crash.py", ["--image", "~nobody-of-this-name/x.png"], "--image ~nobody-of-this-name/x.png is no path"),
-        ("repro/crash.py", ["--log", "~nobody-of-this-name/log"], "--log ~nobody-of-this-name/log is no path"),
+        (
+            "repro/crash.py",
+            ["--image", "~nobody-of-this-name/x.png"],
+            "--image ~nobody-of-this-name/x.png is not a path",
+        ),
+        ("repro/crash.py", ["--log", "~nobody-of-this-name/log"], "--log ~nobody-of-this-name/log is not a path"),
         ("repro/crash.py", ["--model=~/nothing/of/this/name"], "no model at ~/nothing/of/this/name"),
         ("repro/crash.py", ["--model", "x" * 300], "--model"),
-        ("fixed.clinic", ["--chart", "~nobody-of-this-name/x.svg"], "--chart ~nobody-of-this-name/x.svg is no path"),
+        ("fixed.clinic", ["--chart", "~nobody-of-this-name/x.svg"], "--chart ~nobody-of-this-name/x.svg is not a path"),
         ("repro.lab", ["--size", "1000000"], "MB of memory"),
         ("repro.lab", ["--n", "9" * 5000], "give a whole number"),
         ("repro.lab", ["--late", "-1"], "give seconds, 0 or more"),

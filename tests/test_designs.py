@@ -20,7 +20,7 @@ from repro.lab.releases import FIXED
 from tests import machine
 from tests.batches import CONTAINED, batch
 
-HOOKED = (PURE_WRAP, SEGMENT_PER_PICKLE, ONE_SEGMENT, REFERENCE_COUNT)  # what plugs in at every release
+HOOKED = (PURE_WRAP, SEGMENT_PER_PICKLE, ONE_SEGMENT, REFERENCE_COUNT, WARM_SEGMENTS)  # what plugs in at every release
 
 
 def name(design) -> str:
@@ -57,7 +57,7 @@ def test_the_battery_catches_a_mutant(mutant):
 
 
 def test_the_battery_catches_what_does_not_crash():
-    """Wrong bytes, an order that is not kept, names that stay: no crash, and not right."""
+    """Wrong bytes, a wrong order of answers, names that stay: these do not crash, but they are wrong."""
     result = run(batch(2, items=2), n=3, fix=ONE_SEGMENT)
     assert result.verdict.answers == expected(result)
     result.verdict.answers.reverse()
@@ -69,7 +69,7 @@ def test_the_battery_catches_what_does_not_crash():
 
 
 def test_every_order_is_a_judge_of_its_own():
-    """Its runs are right, and one order in millions is not: the design is not right."""
+    """All runs of the design are right, but one order in millions is wrong. So the design is not right."""
     reused = replace(ONE_SEGMENT, name="reused")
     assert examine(ONE_SEGMENT).orders == "right"
     assert examine(reused).explored is None
@@ -90,7 +90,7 @@ def test_upstreams_fix_leaks_where_the_linked_one_does_not():
 
 
 def test_a_design_can_be_carried_into_a_server():
-    """The hotfix takes the modules as they are: nothing of this kit, and torch only when it is needed."""
+    """The hotfix takes the modules as they are: they import nothing of this kit, and torch only when it is needed."""
     for design in DESIGNS:
         for node in ast.walk(ast.parse(inspect.getsource(design.modules[0]))):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import copy
+import hashlib
+import importlib
 import subprocess
 import sys
+import textwrap
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 
@@ -78,6 +82,33 @@ def test_diff_without_sglang_is_that_of_the_last_affected_release(tmp_path, monk
     run = machine.command("-m", "fixed.detach", "--diff", python=str(tmp_path / "bare" / "bin" / "python"))
     assert (run.returncode, run.stderr) == (0, "")
     assert run.stdout.count("detach(") == 2
+
+
+def test_apply_changes_this_process_and_no_file(tmp_path, monkeypatch):
+    """A module like upstream's, in a file: afterwards its function detaches, in the lines of the file, and the file is
+    as it was."""
+    body = method(POINT, f"{POINT}; yield tokenized_obj").replace("(self)", "(self, tokenized_objs)")
+    file = tmp_path / "manager_of_this_test.py"
+    file.write_text(f"import copy\nclass TokenizerManager:\n{textwrap.indent(body, '    ')}\n", encoding="utf-8")
+    before = file.read_bytes()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.setattr(detach, "MODULE", file.stem)
+    detach.apply(lambda copied: (copied, "detached"))
+    manager = importlib.import_module(file.stem).TokenizerManager()
+    made = manager._handle_batch_request(["request"])
+    assert asyncio.run(anext(made)) == ("request", "detached")
+    assert made.ag_code.co_filename == str(file)
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]
+    assert file.read_bytes() == before
+
+
+def test_sglangs_files_are_as_released_after_the_fixed_engine_has_answered(fixed_engine):
+    assert fixed_engine.outcome == "survived"
+    table = dict(reversed(line.split()) for line in source.TABLE.read_text(encoding="utf-8").splitlines())
+    for name in (source.TOKENIZER_MANAGER, source.MM_UTILS):
+        code = source.read(source.INSTALLED, name)
+        assert hashlib.sha256(code.path.read_bytes()).hexdigest() == table[f"{code.release}/sglang/{name}"]
 
 
 def test_find_function_keeps_upstreams_line_numbers():

@@ -223,7 +223,7 @@ def test_tiny_model(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("stem", "state"),
     [
-        *(("psm_deadbeef", "note"), ("sem.mp-deadbeef", "note")),  # such names have the segments of any program
+        *(("psm_deadbeef", "note"), ("sem.mp-deadbeef", "note")),  # segments of any program have such names
         *(("sgl_shm_mm_1_deadbeef", "FAIL"), ("sglang_deadbeef", "FAIL")),
     ],
 )
@@ -296,7 +296,7 @@ def test_what_is_open_is_none():
 
 
 def test_a_living_hard_link_is_none():
-    """The memory is mapped under one name and has another one, too: it is in use."""
+    """The memory is mapped under one name and has a second name. So the second name is in use, too."""
     first, second = (machine.SHM / f"psm_link{os.getpid()}.{number}" for number in (1, 2))
     with open(first, "wb"):
         os.link(first, second)

@@ -30,7 +30,7 @@ LONG = "x" * 95  # characters of a folder's name: with it, no socket fits below 
 
 @pytest.fixture(autouse=True)
 def the_next_run_works():
-    """Whatever has happened to a run, the next one works, and no thread of it lives on."""
+    """Whatever happened to a run, the next run works, and no thread of the first run lives on."""
     yield
     assert run(n=2, fix=detach).faults() == []
     assert "tokenizer" not in [thread.name for thread in threading.enumerate()]
@@ -48,7 +48,7 @@ def meanwhile(work) -> None:
 
 
 def when_sent(do):
-    """A function that waits until a name was made, and then does it."""
+    """A function that waits until a name was made, and then calls `work`."""
     before = machine.names()
     return lambda: (machine.wait_for(lambda: machine.names() - before, 20, "a name"), do())
 
@@ -80,8 +80,8 @@ def test_code_of_the_reader_that_leaves_does_not_end_this_process(raised):
 
 
 def test_a_rank_that_dies_while_another_waits_in_the_barrier():
-    """Rank 0 waits in the barrier; rank 1, which is late, is killed meanwhile. Rank 0 must not take that for the
-    tokenizer's death, and remove its folders."""
+    """Rank 0 waits in the barrier. Rank 1 is late, and it is killed meanwhile. Rank 0 must not conclude that the
+    tokenizer has died, and must not remove the tokenizer's folders."""
 
     run(n=1, ranks=2)
     rank_1 = pool.alive[2].processes[1].pid
@@ -131,7 +131,7 @@ def test_ctrl_c_waits_where_something_would_be_left_half_done():
 
 
 def test_thousands_of_samples_do_not_wait_for_each_other():
-    """A socket of ZMQ takes 1,000 messages by default, and then waits. sglang's take what they are given."""
+    """A socket of ZMQ queues 1,000 messages by default, and then waits. sglang's sockets have no such limit."""
     result = run(make_request("text"), n=3000, timeout=60)
     assert len(result.verdict.answers) == 3000
 
@@ -174,7 +174,8 @@ def program(how: list[str], **options) -> subprocess.CompletedProcess:
 
 
 def test_a_script_without_a_main_guard_in_a_long_tmpdir_and_a_locale_without_utf_8(short_path):
-    """Sockets have no room in such a folder, so they are in /tmp; and nothing is left in either."""
+    """The path of such a folder is too long for sockets, so the sockets are in /tmp. Nothing is left in either
+    folder."""
     long, script = short_path / LONG, short_path / "script.py"
     long.mkdir()
     script.write_text(f"{PROGRAM}import repro.lab.folders as f\nprint(f.where())\n", encoding="utf-8")
@@ -185,8 +186,8 @@ def test_a_script_without_a_main_guard_in_a_long_tmpdir_and_a_locale_without_utf
 
 
 def test_code_on_standard_input_works_and_when_it_is_killed_no_folder_is_left(short_path):
-    """Neither the kit's nor multiprocessing's: its schedulers, which see it go, remove them. So does a notebook's
-    kernel go when it is shut down."""
+    """No folder of the kit and none of multiprocessing is left: the schedulers notice that the process has ended, and
+    remove them. A notebook's kernel ends in the same way when it is shut down."""
     code = f"{PROGRAM}import os, sys\nsys.stdout.flush()\nos.kill(os.getpid(), 9)\n"
     told = program(["-"], input=code, environment={"TMPDIR": str(short_path)})
     assert (told.stdout, told.stderr, told.returncode) == ("True\n", "", -signal.SIGKILL)
@@ -208,7 +209,7 @@ def test_without_inotify_the_lab_works_and_says_what_is_missing(monkeypatch):
 
 @pytest.mark.long
 def test_a_run_that_has_no_descriptor_left_is_not_the_recorders_fault():
-    """sglang's own open fails then, in its own place; the recorder, which has its file open, raises nothing."""
+    """Then sglang's own open fails, in its own place. The recorder has its file open already and raises nothing."""
     code = (
         "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))\n"
         "from repro.lab.lifted import run, make_request; import json\n"
@@ -230,7 +231,8 @@ def removes(original, request):
 
 
 def test_a_name_that_somebody_else_removed_is_another_death():
-    """Such as at a logout, or by a parent's resource tracker: the same error in the same place, but not this bug."""
+    """A logout or a parent's resource tracker can remove a name. This gives the same error in the same place, but it is
+    not this bug."""
 
     verdict = run(n=1, fix=Plug(hooks={WRAP: removes})).verdict
     assert (verdict.error, verdict.errno) == ("FileNotFoundError", 2)
@@ -241,7 +243,7 @@ def test_a_name_that_somebody_else_removed_is_another_death():
 @pytest.mark.network
 @pytest.mark.parametrize(("release", "outcome"), [(LAST, "crashed"), ("0.5.18", "crashed"), (CONTAINED, "refused")])
 def test_where_a_server_would_live_on_the_scheduler_does(release, outcome):
-    """A name that somebody else has removed ends the scheduler, and from 0.5.19 on only the request."""
+    """If another process has removed the name, the scheduler ends. From 0.5.19 on, only the request fails."""
     fix = Plug(hooks={WRAP: removes})
     results = [run(n=1, release=release, fix=fix), run(n=1, release=release)]
     assert [result.verdict.outcome for result in results] == [outcome, "survived"]
@@ -252,7 +254,7 @@ def test_where_a_server_would_live_on_the_scheduler_does(release, outcome):
 
 @pytest.mark.network
 def test_all_ranks_refuse_what_one_rank_cannot_read():
-    """The largest of what the ranks say decides, as with sglang's all_reduce. Rank 0 has read the pixels here."""
+    """One rank that fails decides for all ranks, as with sglang's all_reduce. Here rank 0 has read the pixels."""
     result = run(n=1, ranks=2, barrier=False, late=0.3, release=CONTAINED)
     assert (result.verdict.outcome, result.verdict.error) == ("refused", "RuntimeError")
     assert "rank" in result.sends[0].failed
@@ -271,8 +273,8 @@ def test_a_hook_with_a_typo_is_refused():
 
 @pytest.mark.long
 def test_fifty_runs_in_which_anything_goes_wrong(short_path):
-    """Faults, kills and interrupts at any moment, in one process: no run hangs, nothing is left, nothing foreign is
-    touched. (`python -m tests.faults 1000 2026` is the long one.)"""
+    """Faults, kills and interrupts at any moment, in one process: no run hangs, nothing is left, and no other program's
+    name is touched. (`python -m tests.faults 1000 2026` is the long version.)"""
     ended = machine.command("-m", "tests.faults", 50, 1, folder=short_path)
     assert ended.returncode == 0, ended.stderr[-2000:]
     told = json.loads(ended.stdout)

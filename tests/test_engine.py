@@ -62,7 +62,7 @@ CRASH = [
 
 
 def lives_of(verdict: Verdict) -> list[list[tuple[str, str, str]]]:
-    """What happened to each segment's name: who, what, where."""
+    """The events of each segment's name: role, event, place."""
     events = [event for event in verdict.events if "name" in event and event["what"] != "semaphore"]
     names = dict.fromkeys(event["name"] for event in events)
     return [
@@ -75,8 +75,8 @@ def answers_of(verdict: Verdict) -> dict[str, list[str]]:
 
 
 def test_the_pixels_arrive_for_every_sample(fixed_engine):
-    """At temperature 0 every sample says what the single answer to the same image says, and not what the answer to
-    another image says."""
+    """At temperature 0, every sample equals the single answer to the same image, and differs from the answer to another
+    image."""
     crimson, navy = fixed_engine.answers["n = 1"][0], fixed_engine.answers["another image"][0]
     assert crimson != navy
     assert set(fixed_engine.answers["n = 2"]) == {crimson}
@@ -99,7 +99,7 @@ def test_the_demo_keeps_both_promises(demo):
 
 
 def test_json_verdict_is_complete(repro_json):
-    """One object on stdout with all that was promised of it, and this crash is #24231."""
+    """stdout has one object with every promised key, and it says that this crash is #24231."""
     verdict, run, log = repro_json
     assert run.returncode == 0
     assert len(run.stderr.splitlines()) == 1  # which device, and why

@@ -141,7 +141,7 @@ def test_a_script_that_is_run_by_hand_can_still_be_started(script):
 def test_the_newest_release_is_not_run_in_another_environment():
     run = machine.command("-m", "scripts.latest")
     assert (run.returncode, run.stdout, len(run.stderr.splitlines())) == (2, "", 1)
-    assert run.stderr.endswith(f"and this is about {NEWEST}: make latest\n")
+    assert run.stderr.endswith(f"but this needs {NEWEST}: make latest\n")
 
 
 @pytest.mark.parametrize("target", ["setup", "gpu", "latest"])
@@ -152,7 +152,7 @@ def test_one_that_is_not_whole_is_set_up(target):
 
 @pytest.mark.parametrize("folder", sorted(OURS))
 def test_every_text_names_its_encoding(folder):
-    """Else a text with an umlaut is read in whatever encoding the user's locale has."""
+    """Otherwise a text with an umlaut would be read in the encoding of the user's locale."""
     for path in (machine.ROOT / folder).rglob("*.py"):
         lines = [call.lineno for call in texts.unnamed(ast.parse(path.read_text(encoding="utf-8")))]
         assert lines == [], f"{path.relative_to(machine.ROOT)}: say encoding='utf-8'"
@@ -186,8 +186,8 @@ def test_both_projects_have_the_license_that_lies_here():
 
 
 def test_the_checksums_are_part_of_the_package(tmp_path):
-    """They are among what setuptools would put into a wheel. It is asked in a copy, where no earlier build has left
-    its lists."""
+    """setuptools would put them into a wheel. The test asks setuptools in a copy of the project, so that lists of an
+    earlier build do not matter."""
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(machine.ROOT / name, tmp_path)
     shutil.copytree(machine.ROOT / "repro", tmp_path / "repro")
@@ -201,7 +201,7 @@ def test_the_checksums_are_part_of_the_package(tmp_path):
 
 @pytest.mark.parametrize("file", ["Dockerfile", ".devcontainer/devcontainer.json", ".github/workflows/ci.yml"])
 def test_a_container_gets_room_in_shm_and_a_python_that_fits(file):
-    """None of them is run here, and each says so."""
+    """None of these files is run here, and each of them says so."""
     text = (machine.ROOT / file).read_text(encoding="utf-8")
     assert "--shm-size=1g" in text
     assert re.search("not (built|run) here", text.lower())

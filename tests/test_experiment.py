@@ -1,4 +1,4 @@
-"""What an experiment can be told, and what goes wrong in it when it is told so."""
+"""The settings of an experiment, and the faults that it can inject."""
 
 from __future__ import annotations
 

@@ -210,7 +210,7 @@ def test_a_wrong_way_has_its_hint(prepare, case, verdict, hint):
 
 
 def test_an_attempt_that_shares_nothing_proves_nothing():
-    """Tensors become arrays, which go inline: no crash, and no name either."""
+    """The attempt makes arrays of the tensors, and arrays are sent inline. So there is no crash, but also no name."""
     result = grade(to_numpy)
     assert (result.passed, result.case, result.verdict, result.faults) == (False, "one image", "unknown", [])
     assert "proves nothing" in result.hint
@@ -278,7 +278,8 @@ def test_a_right_way_passes_at_its_price(prepare, copied):
 
 
 def test_what_the_lab_alone_can_see_is_told_as_it_is():
-    """Right in the first calls, wrong in the lab: no hint of ours fits, the faults are shown."""
+    """The attempt is right in the first calls and wrong in the lab. No hint of the kit fits, so the faults are
+    shown."""
     calls = []
 
     def tires(request):

@@ -1,6 +1,7 @@
-"""The hotfix, installed from its folder as an operator would: the released engine answers what upstream's fix answers,
-and leaves no name, not even when its scheduler is killed. Switched off, it is not there; on other releases it stays out
-of the way; a typo stops the server before it starts; and this kit alone never activates it.
+"""The hotfix, installed from its folder as an operator installs it. With it, the released engine gives the answers of
+upstream's fix, and leaves no name, not even when its scheduler is killed. If it is switched off, it changes nothing. On
+other releases it does nothing. A typo in its setting stops the server before it starts. This kit alone never activates
+it.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ def test_with_it_the_engine_answers_as_upstreams_fix_does(with_it, fixed_engine,
 
 
 def test_it_says_so_once(with_it):
-    """In the main process only: the scheduler, which loads plugins too, is silent."""
+    """Only the main process says it. The scheduler loads plugins, too, but it is silent."""
     assert len(with_it.said) == 1, with_it.said
     assert "sglang 0.5.12.post1 is patched in memory, design one_segment_many_names" in with_it.said[0]
     assert "TokenizerManager._handle_batch_request" in with_it.said[0]
@@ -107,7 +108,8 @@ def test_one_segment_a_feature_and_a_name_a_send(with_it):
 
 
 def test_nothing_is_left_when_the_scheduler_is_killed(with_it):
-    """sglang then kills its own tree, the resource tracker included; none of the names that nobody opened stays."""
+    """sglang then kills its own process tree with the resource tracker. No name stays, not even a name that was never
+    opened."""
     killing = next(event for event in with_it.verdict.events if event["what"] == "killing")
     assert len(killing["names"]) == N + 1
     assert with_it.verdict.died[0] == "tokenizer killed by SIGKILL"
@@ -181,7 +183,7 @@ def test_names_of_a_server_that_was_killed_with_its_tracker_are_removed_at_the_n
 
 @pytest.mark.parametrize("release", ["0.5.10.post1", "0.5.12.post2", "0.5.24"])
 def test_any_other_release_is_left_alone(installed, tmp_path, release):
-    """Of a newer one, the source is read: here there is none."""
+    """For a newer release, the hotfix reads the source. Here there is none."""
     run = register(installed, tmp_path, release)
     assert (run.returncode, json.loads(run.stdout)) == (0, [])
     assert run.stderr.startswith(f"{SAYS}nothing to do: sglang {release} is ")
@@ -228,7 +230,7 @@ if __name__ == "__main__":
 
 
 def test_in_somebodys_child_it_says_so_too(installed, tmp_path):
-    """As launchers do that start a server in a process of their own; and the children of that server are silent."""
+    """Some launchers start the server in a child process. This server says it, too, and its own children are silent."""
     (tmp_path / "launcher.py").write_text(LAUNCHER, encoding="utf-8")
     again = "import subprocess, os\nif 'AGAIN' not in os.environ:\n    os.environ['AGAIN'] = '1'\n"
     (tmp_path / "server.py").write_text(
@@ -247,7 +249,8 @@ def test_off(installed, tmp_path):
 
 
 def test_a_typo_stops_the_server(installed):
-    """Not only `register`: sglang's own `load_plugins`, which forgives a plugin every Exception, lets this through."""
+    """The typo's error passes through `register`, and through sglang's own `load_plugins`, which catches every
+    Exception of a plugin."""
     server = (
         "import importlib.util, sys, types; sglang = types.ModuleType('sglang');"  # all of it would take 15 s to import
         "sglang.__path__ = importlib.util.find_spec('sglang').submodule_search_locations;"
@@ -287,7 +290,8 @@ def test_a_server_that_is_somebodys_child_says_so_once(installed, tmp_path, desi
 
 
 def test_every_module_has_the_hooked_functions(with_it):
-    """What imports a hooked function by name gets the hooked one. A tokenizer worker gets an app that hooks, too."""
+    """A module that imports a hooked function by name gets the hooked function. A tokenizer worker gets an app with
+    hooks."""
     noted = next(event for event in with_it.verdict.events if event["what"] == "hooks")
     assert noted["bare"] == []
     assert noted["served"] == ["sglang_shm_hotfix.worker:app", "somebody.elses:app", "FastAPI"]

@@ -40,8 +40,8 @@ def test_the_ground_stands_on_nothing():
 
 @pytest.mark.parametrize("module", [module for module in MODULES if module.partition(".")[0] == "repro"])
 def test_repro_does_not_name_fixed(module):
-    """Neither by an import nor by a string that could be imported. What documentation says in prose is no such string,
-    and a path such as `fixed/hotfix` is none."""
+    """No import names it, and no string that could be imported. Docstrings are not such strings, and a path such as
+    `fixed/hotfix` is not one."""
     tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
     assert not [name for name in house.imports(MODULES[module]) if name.partition(".")[0] == "fixed"]
     assert not [text for text in strings(tree) if is_a_name_in_fixed(text)]
@@ -49,7 +49,7 @@ def test_repro_does_not_name_fixed(module):
 
 @pytest.mark.parametrize("module", MODULES)
 def test_no_package_hides_a_module_of_its_own(module):
-    """`import fixed.clinic.charts as m` gives the module, and no function that a package has put in its place."""
+    """`import fixed.clinic.charts as m` gives the module. No package has put a function in its place."""
     package, _, name = module.rpartition(".")
     spelled = importlib.import_module(module)
     if package:

@@ -15,7 +15,7 @@ SCRIPTS = ["repro/crash.py", "fixed/crash.py", "repro/server.py", "fixed/server.
 
 
 def refused(run: subprocess.CompletedProcess, *expected: str) -> None:
-    """The run was refused in one line that says all that is expected."""
+    """Assert that the run was refused in one line that has every expected part."""
     assert run.returncode == 2, run.stdout + run.stderr
     assert run.stdout == ""
     assert len(run.stderr.splitlines()) == 1, run.stderr

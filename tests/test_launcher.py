@@ -83,7 +83,7 @@ def test_litter_is_reported_and_swept_and_foreign_names_stay():
 
 
 def test_a_warden_that_is_killed_leaves_nothing():
-    """Its child has littered by then, and has a grandchild in a session of its own, which nobody else would end."""
+    """Its child has left files by then, and has a child in a session of its own that no other process would end."""
 
     def kill_the_warden(phase: str) -> None:
         (warden,) = [child for child in psutil.Process().children() if "repro.lab.engine.warden" in child.cmdline()]

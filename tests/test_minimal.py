@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import difflib
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests import machine
+from tests.pythons import PROMISED, python_of
 
 SIDES = ("repro", "fixed")
-VERSIONS = ("3.10", "3.11", "3.12", "3.13")
 
 CRASH = [
     ("tokenizer", "create", "name 1"),
@@ -51,27 +50,8 @@ def execute(python: str, script: Path, folder: Path):
     )
 
 
-def works(python: str, version: str) -> bool:
-    """Whether `python` is there and is `version` (pyenv's shims are there even for a Python that is not)."""
-    ask = [python, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
-    try:
-        return subprocess.run(ask, capture_output=True, encoding="utf-8", timeout=60).stdout.strip() == version
-    except OSError:
-        return False
-
-
-def python_of(version: str) -> str:
-    """A Python of that version: pyenv's or the one on PATH. Skips the test if there is none."""
-    name = f"python{version}"
-    candidates = [*map(str, Path.home().glob(f".pyenv/versions/{version}.*/bin/{name}")), shutil.which(name)]
-    found = next((python for python in candidates if python and works(python, version)), None)
-    if found is None:
-        pytest.skip(f"no {name} in ~/.pyenv/versions or on PATH")
-    return found
-
-
 @pytest.mark.parametrize("side", SIDES)
-@pytest.mark.parametrize("version", [None, *VERSIONS], ids=["this one", *VERSIONS])
+@pytest.mark.parametrize("version", [None, *PROMISED], ids=["this one", *PROMISED])
 def test_keeps_its_promise_and_leaves_nothing(side, version, tmp_path):
     python = python_of(version) if version else sys.executable
     before = machine.names()

@@ -1,4 +1,4 @@
-"""One segment, many names: how its names are built, who removes those of a process that was killed, and who may not."""
+"""One segment, many names: the form of the names, and who may remove the names of a process that was killed."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ def test_sglangs_own_sweep_can_tell_whose_a_name_is():
 
 
 def test_nothing_is_left_wherever_the_tokenizer_is_killed():
-    """By SIGKILL, alone, after each call that makes or removes a name, or tells the resource tracker of one."""
+    """The tokenizer alone is killed by SIGKILL, after each call that makes, removes, registers or unregisters a
+    name."""
     told = json.loads(machine.command("-m", "tests.kill_windows").stdout)
     calls = [call for call, _ in told["killed"]]
     assert calls[:3] == ["register", "shm_open", "register"]
@@ -55,7 +56,7 @@ def test_nothing_is_left_wherever_the_tokenizer_is_killed():
 
 
 def test_a_name_that_a_consumer_has_unlinked_is_passed_over():
-    """The consumer has told the tracker, which would complain of a second time."""
+    """The consumer has told the tracker already. The tracker would complain about a second message."""
     told = machine.command("-c", CONSUMED)
     assert (told.returncode, told.stdout, told.stderr) == (0, "[]\n", "")
 
@@ -112,7 +113,7 @@ def test_a_process_that_may_not_be_asked_is_alive(dead, named, monkeypatch):
 
 
 def test_a_process_in_another_pid_namespace_is_not_taken_for_dead():
-    """It may be a server in another container, with the same /dev/shm."""
+    """Such a process may be a server in another container with the same /dev/shm."""
     there = "from fixed.designs import shm_names; print(shm_names.new_name())"
     apart = subprocess.run(
         ["unshare", "--pid", "--fork", "--map-root-user", sys.executable, "-c", there],
@@ -127,7 +128,8 @@ def test_a_process_in_another_pid_namespace_is_not_taken_for_dead():
 
 
 def test_a_segment_that_may_not_be_so_large_is_no_traceback_of_the_tracker():
-    """`ulimit -f`: the name is made, and cannot get its size. Features go inline, and nobody complains."""
+    """With `ulimit -f`, the name is made, but the segment cannot get its size. Features are sent inline, without a
+    complaint."""
     limit = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000));"
     lab = f"import fixed.lab; from repro.lab import __main__ as lab; sys.exit(lab.main({LAB}, fixes=fixed.lab.FIXES))"
     run = machine.command("-c", limit + lab)

@@ -54,7 +54,7 @@ def test_every_item_has_a_segment_of_its_own():
 
 
 def test_a_tensor_that_is_in_two_items_is_written_once_for_each():
-    """Not once for each send: when all names of the first segment are taken, the second one has names for all, too."""
+    """It is not written once for each send: the second segment also has names for all sends."""
     twice = batch(1, items=2)
     first, second = twice[0].items()
     second.feature = first.feature
@@ -104,7 +104,7 @@ def test_nothing_is_left_when_a_send_fails_or_the_client_goes_away(what, error, 
 @pytest.mark.parametrize("at", [0, 2])
 @pytest.mark.parametrize("moment", MOMENTS["kill"])
 def test_a_killed_scheduler_leaves_only_what_it_was_sent(moment, at):
-    """No name that was not sent; and the next run is well. What was sent is removed when the tokenizer ends."""
+    """Only sent names are left, and the next run is right. The sent names are removed when the tokenizer ends."""
     result = run(n=3, fault=Fault("kill", at=moment, send=at), fix=ONE_SEGMENT)
     if (moment, at) == ("create", 2):  # all names are made for the first send
         assert result.verdict.outcome == "survived"
@@ -118,7 +118,8 @@ def test_a_killed_scheduler_leaves_only_what_it_was_sent(moment, at):
 
 @pytest.mark.long
 def test_nothing_is_left_when_the_tokenizer_is_killed_after_its_scheduler():
-    """By SIGKILL, alone: the resource tracker knows every name. (The other ends are columns of the clinic's table.)"""
+    """The tokenizer alone is killed by SIGKILL. The resource tracker knows every name. (The clinic's table has the
+    other ways to end.)"""
     assert ends.leaked("by_sigkill", [ONE_SEGMENT]) == {ONE_SEGMENT.name: 0}
 
 
@@ -143,7 +144,7 @@ def test_another_tree_that_is_killed_is_no_reason_to_remove_names():
 
 
 def test_the_callers_task_is_in_no_batch_between_two_answers():
-    """It may send something else then, which would be taken for a send of this batch."""
+    """Between two answers, the caller may send another request. This send must not count as a send of the batch."""
 
     async def handler(manager, obj):
         for _ in range(2):

@@ -1,4 +1,4 @@
-"""One segment, many names: when the machine is short of something, and a thousand requests."""
+"""One segment, many names: when the machine lacks room, descriptors or links; and a thousand requests."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.batches import batch
 
 @contextlib.contextmanager
 def links(failing_at: int, number: int, monkeypatch, *, once: bool = False):
-    """`os.link` fails at that call with that errno, and from then on, or only once."""
+    """`os.link` fails at this call with this errno: from this call on, or only once."""
     real, calls = os.link, []
 
     def link(source, target, **named):
@@ -51,7 +51,7 @@ def test_a_link_that_fails_half_way_leaves_nothing_and_everybody_is_answered(fai
 
 
 def test_names_that_were_made_before_the_room_was_used_up_are_kept(monkeypatch):
-    """The pixels are not written again for a send that could have had one of those names."""
+    """The pixels are not written again for a send that can use one of these names."""
     with links(4, errno.ENOSPC, monkeypatch):
         result = run(n=9, fix=ONE_SEGMENT)
     assert result.faults() == []
@@ -83,7 +83,7 @@ def test_a_segment_that_cannot_be_filled_is_not_left(monkeypatch):
 
 @pytest.mark.parametrize("failing_at", [2, 3])
 def test_a_segment_that_cannot_be_made_for_the_second_item_leaves_no_name_of_the_first(failing_at, monkeypatch):
-    """The whole send goes inline, so nobody would unlink what was made for it."""
+    """The whole send goes inline, so no consumer would unlink a name that was made for it."""
     real, calls = linked.created, []
 
     def created(name, size):
@@ -138,7 +138,7 @@ def test_without_a_dev_shm_sglangs_own_code_makes_the_segments(monkeypatch):
 
 
 def test_no_descriptor_left(monkeypatch):
-    """EMFILE, from the kernel: while the segment is made, this process may open no file."""
+    """A real EMFILE from the kernel: while the segment is made, this process cannot open a file."""
     real = shm_names.SharedMemory
 
     def with_no_descriptor(*arguments, **named):
@@ -164,8 +164,8 @@ def test_no_descriptor_left(monkeypatch):
 
 @pytest.mark.long
 def test_no_room_left():
-    """ENOSPC, from the kernel: a feature that is larger than all of /dev/shm goes inline. (Upstream's fix dies of
-    SIGBUS where there is too little room: a column of the clinic's table.)"""
+    """A real ENOSPC from the kernel: a feature that is larger than the whole /dev/shm goes inline. (With too little
+    room, upstream's fix dies of SIGBUS: see the clinic's table.)"""
     try:
         verdict = small_shm.lab(
             ["--n", "2", "--size", "672", "--fix", ONE_SEGMENT.name], mebibytes=8, module="fixed.lab"
@@ -178,7 +178,7 @@ def test_no_room_left():
 
 @pytest.mark.long
 def test_a_thousand_requests_one_in_ten_killed():
-    """n = 8, sizes mixed, with no help from the lab's sweep: nothing wrong, nothing left, memory flat."""
+    """n = 8, mixed sizes, without the lab's sweep: no fault, no name left, and the memory does not grow."""
     before = machine.names()
     with ThreadPoolExecutor(2) as two:  # two tokenizers with a scheduler each
         ended = list(two.map(lambda seed: machine.command("-m", "tests.endurance", 500, seed), (1, 2)))

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from fixed.designs import DESIGNS, WARM_SEGMENTS, segment_pool
+from fixed.designs import DESIGNS, segment_pool
 from fixed.mutants import AS_RELEASED as RELEASED
 from fixed.orders import FAULTS, PROTOCOLS, Machine, Step, explore, lanes, protocols
 from fixed.orders.pool_machine import PoolMachine
@@ -44,7 +44,7 @@ def found():
 
 def test_every_design_has_a_protocol():
     modelled = [design for protocol in PROTOCOLS for design in protocol.designs]
-    assert sorted(modelled) == sorted([RELEASED.name, WARM_SEGMENTS.name, *(design.name for design in DESIGNS)])
+    assert sorted(modelled) == sorted([RELEASED.name, *(design.name for design in DESIGNS)])
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS, ids=name)
@@ -121,7 +121,7 @@ def test_warm_segments_are_right_in_every_order(protocol, n, ranks, segments):
 
 
 def test_a_segment_is_used_again_when_it_is_free_and_every_request_comes_to_its_pixels():
-    """Else nothing would be wrong because nothing is used again."""
+    """Otherwise no order would be wrong only because no segment is used again."""
     this = PoolMachine(WARM, 1, 2)
     waiting, seen, ends = [this.initial], {this.initial}, set()
     for state in waiting:  # it grows
@@ -135,7 +135,7 @@ def test_a_segment_is_used_again_when_it_is_free_and_every_request_comes_to_its_
 
 
 def test_the_pool_asks_what_the_model_asks(monkeypatch):
-    """In this order; and the second question only after a yes."""
+    """The pool asks in this order, and it asks the second question only after a yes."""
     asked, answer = [], {"only": True}
     monkeypatch.setattr(
         segment_pool, "only_the_base_name_is_left", lambda _: asked.append(ONLY_BASE_NAME) or answer["only"]

@@ -51,8 +51,9 @@ def test_the_released_code_does_not_own_and_the_faults_say_so():
 
 @pytest.mark.network
 def test_where_the_failure_is_contained_ownership_still_bites():
-    """From 0.5.19 on a shared pointer is no dead server, so "it did not crash" would prove nothing. An item whose
-    copy is itself defeats upstream's fix: the lab sees who shares what, and that the failure is another one."""
+    """From 0.5.19 on, a shared pointer does not kill the server, so "it did not crash" would prove nothing. An item
+    whose copy is the item itself defeats upstream's fix. The lab sees the shared object, and it sees that the failure
+    is another."""
     request = make_request()
     request.mm_inputs.mm_items[0].__class__ = _SharedItem
     result = run(request, n=2, release=CONTAINED)
@@ -80,7 +81,7 @@ def test_a_mutant_of_the_fix_is_caught(mutant):
 
 
 def test_a_pure_wrap_that_is_sent_twice_is_caught():
-    """Wrapping once, without mutating the source, and sending the same pointer n + 1 times is still wrong."""
+    """This fix wraps once, does not mutate the source, and sends the same pointer n + 1 times. It is still wrong."""
     wrapped = {}
 
     def wrap_once(request):

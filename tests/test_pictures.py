@@ -216,6 +216,65 @@ def test_nothing_happened():
     assert rows(events((TOKENIZER, "semaphore", "/sem", None))) == []
 
 
+def hovers(svg):
+    """What the marks tell under the mouse."""
+    return [
+        group.find(f"{SVG}title").text for group in read(svg).iter(f"{SVG}g") if group.find(f"{SVG}title") is not None
+    ]
+
+
+def test_a_mark_tells_its_process_its_send_its_place_and_if_asked_for_its_time():
+    plain, timed = (hovers(pictures.lanes(crash(), labels=labels(1), times=times)) for times in (False, True))
+    failed = "scheduler, sample 1: open name 1 fails; FileNotFoundError (errno 2) at mm_utils.py:1564 __setstate__"
+    assert failed in plain
+    assert f"{failed}; 7.0 ms after the first act" in timed
+    assert "tokenizer, warm-up: create name 1, map, close; 0.0 ms after the first act" in timed
+    assert len(plain) == len(rows(crash())) + 3  # a bar while named, one while mapped, its end
+    assert {"name 1: named", "name 1: unlinked but mapped", "name 1: gone"} <= set(plain)
+
+
+def linked(*inodes):
+    """One name is created, and another linked to it; a third is created. With these inodes."""
+    acts = zip(("create", "link", "create"), ("/a", "/b", "/c"), inodes, strict=True)
+    return events(*((TOKENIZER, what, name, 0, {"inode": inode}) for what, name, inode in acts))
+
+
+def test_names_that_are_links_to_one_segment_show_it():
+    shown = pictures.lanes_text(linked(7, 7, 8)).splitlines()
+    assert shown[1].split() == ["segment", "A", "A", "B"]
+    assert "Names 1 and 2 are hard links to one segment, A." in shown
+    svg = pictures.lanes(linked(7, 7, 8))
+    assert [word for word in words(svg) if word in ("A", "B")] == ["A", "A", "B"]
+    assert {"segment", "Names 1 and 2 are hard links to one segment, A."} <= set(words(svg))
+    assert "tokenizer, send 0: link name 2 (segment A)" in hovers(svg)
+
+
+def test_an_inode_that_is_used_again_is_another_segment():
+    shown = pictures.lanes_text(linked(7, 7, 7))
+    assert shown.splitlines()[1].split() == ["segment", "A", "A", "B"]
+
+
+def test_where_no_inode_was_recorded_no_segment_is_claimed():
+    shown = pictures.lanes_text(linked(None, None, None))
+    assert "segment" not in shown
+    assert "segment" not in words(pictures.lanes(linked(None, None, None)))
+
+
+def test_more_segments_than_letters():
+    many = events(*((TOKENIZER, "create", f"/{number}", 0, {"inode": number}) for number in range(28)))
+    assert [row.letter for row in rows(many)][24:] == ["Y", "Z", "A1", "B1"]
+
+
+@pytest.mark.long
+def test_the_real_recorder_tells_links_apart_from_segments():
+    from fixed.designs import ONE_SEGMENT
+    from repro.lab import lifted
+
+    run = lifted.run(n=2, fix=ONE_SEGMENT)
+    assert [row.letter for row in rows(run.events)] == ["A"] * len(rows(run.events))
+    assert "Names 1, 2 and 3 are hard links to one segment, A." in pictures.lanes_text(run.events)
+
+
 # graph
 
 

@@ -13,7 +13,7 @@ from tests import machine, scenes
 
 
 def in_the_lab(case: str) -> dict[str, Any]:
-    """What the lab has to be told for one of the engine's cases."""
+    """The lab's arguments for one of the engine's cases."""
     colours, n = scenes.CASES[case]
     feature = "tensor" if colours else "text"
     prompts = range(max(1, len(colours)))
@@ -23,7 +23,8 @@ def in_the_lab(case: str) -> dict[str, Any]:
 @pytest.mark.network
 @pytest.mark.engine
 def test_the_trigger_table_is_as_known():
-    """Every row that can run on this machine is measured, those of the engine, too."""
+    """Every row that can run on this machine is measured, also the engine's rows. Every other row says why it is not
+    run."""
     told = machine.command("-m", "repro.lab", "--when", "--json")
     rows = json.loads(told.stdout)
     assert told.returncode == 0, [row for row in rows if row["differs"]]

@@ -1,9 +1,11 @@
-"""The recorder: what it takes for a run's own, what it does not see, and that it never harms what it records."""
+"""The recorder: the names that it counts as a run's own, the names that it does not see, and that it never disturbs a
+run."""
 
 from __future__ import annotations
 
 import os
 import posix
+import time
 from multiprocessing import shared_memory
 
 import pytest
@@ -69,7 +71,7 @@ def test_to_read_what_is_not_there_makes_nothing(recorded, path):
 
 @pytest.mark.parametrize("write", [write_by_os, write_by_open])
 def test_a_file_that_somebody_else_makes_meanwhile_stays(recorded, path, write, monkeypatch):
-    """It is made after the recorder has looked and before the file is opened."""
+    """Another process makes the file after the recorder has looked and before the file is opened."""
     looks = os.path.lexists
 
     def too_early(asked) -> bool:
@@ -124,8 +126,27 @@ def test_a_full_disk_is_counted_and_does_not_reach_what_is_recorded():
         recorder.stop()
 
 
+def test_spent_is_the_time_of_the_recorder_and_not_of_what_it_records(tmp_path, path, monkeypatch):
+    """A send that is timed pays for the calls that it makes, and not for the account of them."""
+    link = os.link
+
+    def slow(*arguments):
+        time.sleep(0.3)
+        link(*arguments)
+
+    monkeypatch.setattr(os, "link", slow)
+    write_by_open(path)
+    with Recorder(tmp_path / "events", "tokenizer", react=lambda event: time.sleep(0.1)) as recorder:
+        os.link(path, other := f"{path}-2")
+        assert 0.1 <= recorder.spent < 0.3
+        recorder.thread = -1  # what other threads do is not the run's
+        before = recorder.spent
+        os.unlink(other)
+        assert recorder.spent == before
+
+
 def test_of_a_shared_dev_shm_the_suite_looks_at_the_names_in_its_ledger(tmp_path, monkeypatch, recorded):
-    """Where the suite cannot have a /dev/shm of its own, another program's names must not turn it red."""
+    """If the suite cannot have a /dev/shm of its own, another program's names must not turn a test red."""
     (tmp_path / "ledger").touch()
     monkeypatch.setenv(recorder.LEDGER, str(tmp_path / "ledger"))
     before = machine.names()

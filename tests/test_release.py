@@ -1,4 +1,4 @@
-"""With a fixed release in the environment: it runs, it does not crash, and the verdict says what was promised."""
+"""A fixed release in the environment runs and does not crash, and the verdict says what was promised."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Sequences: batches, faults and restarts, one after another, on one tokenizer. What one of them leaves, the next one
-would meet."""
+"""Sequences of batches, faults and restarts on one tokenizer. If one of them leaves something, the next one meets
+it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ N = st.integers(1, 3)
 
 
 class OneTokenizer(RuleBasedStateMachine):
-    """One tokenizer, this process, with one design; whatever comes, comes to it."""
+    """One tokenizer (this process) with one design. All batches, faults and restarts of the sequence come to it."""
 
     design: Design
 
@@ -60,7 +60,7 @@ class OneTokenizer(RuleBasedStateMachine):
 
     @rule(n=N, data=st.data(), moment=st.sampled_from(["open", "clone", "unlink", "create", "send"]))
     def the_scheduler_is_killed_and_comes_again(self, n, data, moment):
-        """Only what was sent may be left: nobody is there who would unlink it. The lab sweeps it."""
+        """Only sent names may be left, because no consumer is there to unlink them. The lab sweeps them."""
         at = data.draw(st.integers(0, n if n > 1 else 0)) if moment != "create" else 0
         result = run(n=n, fault=Fault("kill", moment, send=at), fix=self.design)
         sent = {name for send in result.sends for name in send.names}

@@ -1,4 +1,5 @@
-"""sglang's own HTTP server, as released and with the fix, and its clients: who is answered, who is cut, and by what."""
+"""sglang's own HTTP server, as released and with the fix: which clients are answered, which are cut, and by which
+error."""
 
 from __future__ import annotations
 
@@ -86,7 +87,7 @@ def test_every_stream_is_whole_with_the_fix(served):
 
 
 def test_the_culprit_asks_while_everybody_streams(served):
-    """Every other client has its first token before, and its last one after the culprit's answer."""
+    """Every other client gets its first token before the culprit's answer, and its last token after it."""
     ends = [(event["kind"], event["at"]) for event in served.events if event["what"] == "client"]
     culprit = next(at for kind, at in ends if kind == "culprit")
     assert all(at > culprit for kind, at in ends if kind == "other")

@@ -1,5 +1,5 @@
-"""The clients and their port without sglang: a port that somebody takes, a server that never comes, a library that
-tries again."""
+"""The clients and their port, without sglang: another program takes the port, the server never starts, a library
+retries."""
 
 from __future__ import annotations
 
@@ -62,7 +62,8 @@ def test_a_port_that_is_held_goes_to_nobody_but_the_server():
 
 
 def test_the_port_of_another_program_is_not_taken_for_the_servers(tmp_path):
-    """It says 200 to `/health`. No client asks it anything else, and the clients end when the server is gone."""
+    """The other program says 200 to `/health`. No client sends it anything else, and the clients end when the server is
+    gone."""
     with listener(FOREIGN) as (port, came):
         seen = clients_of_a_server_that_dies(port, tmp_path, when=lambda: len(came) > 2)
     assert set(came) == {b"GET /health HTTP/1.1"}
@@ -105,7 +106,8 @@ def until(happened) -> None:
 
 
 def test_a_library_that_tries_again_sends_the_killer_again_and_the_kits_does_not(monkeypatch):
-    """With its retries turned on, as they are by default, the `openai` package sends the same body once more."""
+    """With retries, which are on by default, the `openai` package sends the same body once more. The kit's clients do
+    not."""
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
 

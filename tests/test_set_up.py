@@ -1,5 +1,5 @@
-"""The set-up says at once what cannot work, hears nothing of the user's configuration but the way to a registry, and
-goes on where it was interrupted."""
+"""The set-up says at once what cannot work. It takes only the way to a registry from the user's configuration. It
+continues after an interruption."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ HOSTILE = {
 
 @pytest.fixture
 def nothing_is_run(monkeypatch):
-    """Whoever starts a process fails."""
+    """A test that starts a process fails."""
 
     def started(*words, **_):
         raise AssertionError(words)
@@ -71,7 +71,7 @@ def test_another_python_is_refused_before_anything_else_is_read(minor):
 
 
 def test_an_old_python_can_read_the_refusal():
-    """Its grammar is that of Python 3.6, and nothing is imported before the version is looked at."""
+    """The file's syntax is that of Python 3.6, and it imports nothing before it checks the version."""
     tree = ast.parse(PROGRAM.read_text(encoding="utf-8"), feature_version=(3, 6))
     _, first, check = tree.body[:3]
     assert [alias.name for alias in first.names] == ["sys"]
@@ -146,7 +146,8 @@ def test_this_machine_can_be_set_up():
 
 
 def test_an_interrupted_set_up_is_resumed(tmp_path, monkeypatch, capsys):
-    """Without the stamp the environment is not taken for a whole one; what may be half written is written again."""
+    """Without the stamp, the environment counts as incomplete, and packages that may be half written are written
+    again."""
     called = []
 
     def call(self, *words):

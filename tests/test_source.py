@@ -1,4 +1,4 @@
-"""A release's source: any of them, whole or not at all, and one clear line when it cannot be had."""
+"""A release's source: every release can be read. It is complete or it is not there, and an error is one clear line."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_where_sglang_is_not_installed_the_last_affected_release_is_read(monkeyp
 
 @pytest.mark.parametrize("release", ["0.5.99", "x", "../../etc", "", "0.5.13/../0.5.14"])
 def test_what_is_not_a_release_is_refused_at_once(release, monkeypatch):
-    """Without a look into the cache or at the network: such a word is never a part of a path."""
+    """This needs neither the cache nor the network, because such a word never becomes a part of a path."""
     monkeypatch.setattr(source.subprocess, "run", lambda *_, **__: pytest.fail("asked a registry"))
     with pytest.raises(Refused, match="is not a release: give one from 0\\.5\\.6 to 0\\.5\\.23, or `installed`"):
         source.read(release, NAME)
@@ -147,7 +147,7 @@ def test_a_name_that_a_release_lacks_is_named():
 
 
 def test_what_is_not_offered_is_named():
-    with pytest.raises(Refused, match=r"needs .*torch.*, not offered"):
+    with pytest.raises(Refused, match=r"needs .*torch.*: not lifted, no stand-in"):
         lift.lift(source.read(source.INSTALLED, source.MM_UTILS), ["ShmPointerMMData"], {})
 
 
@@ -187,7 +187,7 @@ def test_what_a_definition_needs_is_found_whatever_it_defines_inside(tmp_path):
     lifted = lift.lift(code, ["outer"], {"other": 3, "later": 4})
     assert set(lifted.given) == {"other", "later"}
     assert set(lifted.lines) == {"limit", "outer", "inner_too"}
-    with pytest.raises(Refused, match="x\\.py needs later, other, not offered"):
+    with pytest.raises(Refused, match="x\\.py needs later, other: not lifted, no stand-in"):
         lift.lift(code, ["outer"], {})
 
 

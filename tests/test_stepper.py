@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from fixed.detach import detach
@@ -9,6 +11,7 @@ from repro.lab.evidence.recorder import Recorder, note
 from repro.lab.lifted import make_request
 from repro.lab.teaching import film, stepper
 from repro.lab.upstream import source
+from tests.browser import CHROMIUM, FLAGS, needed
 
 COPY = ("copied", "about to be sent")
 TWO_PROMPTS = [
@@ -96,3 +99,50 @@ def test_the_filmstrip_says_which_send_it_shows(prompts, n, captions):
     told = [caption for caption, _ in film.moments(walk) if not caption.endswith("answered")]
     assert told == captions
     assert "max-width:100%" in film.filmstrip(walk).data  # however narrow the page is
+
+
+def test_the_player_announces_each_step_and_has_no_script(crash):
+    told = film.player(crash).data
+    assert '<p class="said" role="status" aria-live="polite">' in told
+    assert "<script" not in told
+    last = f"step {len(crash.steps)} of {len(crash.steps)}, line {crash.steps[-1].line}; name 1: gone"
+    assert told.count(f"<span>{last}</span>") == told.count(f'aria-label="{last}"') == 1
+    assert told.count(" checked>") == 1
+
+
+def test_two_players_on_one_page_do_not_disturb_each_other(crash):
+    one, other = (re.search(r'name="([^"]+)"', film.player(crash).data)[1] for _ in range(2))
+    assert one != other
+
+
+@pytest.mark.browser
+@needed
+@pytest.mark.parametrize("width", [360, 1280])
+def test_the_player_needs_neither_kernel_nor_script(crash, tmp_path, width):
+    """In a page without JavaScript: by the arrow keys, by a mark, by the buttons."""
+    from playwright.sync_api import sync_playwright
+
+    path = tmp_path / "player.html"
+    path.write_text(f'<!doctype html><meta charset="utf-8">{film.player(crash).data}', encoding="utf-8")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        page = browser.new_context(java_script_enabled=False, viewport={"width": width, "height": 900}).new_page()
+        page.goto(path.as_uri())
+
+        def shown():
+            [frame], [said] = page.locator(".page:visible").all(), page.locator(".said > span:visible").all()
+            assert said.inner_text().startswith(f"step {int(frame.get_attribute('data-step')) + 1} of ")
+            return int(frame.get_attribute("data-step"))
+
+        assert shown() == 0
+        page.locator(".film > input").first.focus()
+        for key, step in (("ArrowRight", 1), ("ArrowRight", 2), ("ArrowLeft", 1)):
+            page.keyboard.press(key)
+            assert shown() == step
+        page.locator("label:visible", has_text="next").click()
+        assert shown() == 2
+        page.locator(".film > input").nth(30).click()
+        assert shown() == 30
+        assert page.locator(".page:visible .now").inner_text().split()[0] == str(crash.steps[30].line)
+        assert all(box.bounding_box()["width"] <= width for box in page.locator(".film, .page:visible > div").all())
+        browser.close()

@@ -1,4 +1,4 @@
-"""The scripts, stopped with an engine half booted and with one at work: nothing of the run is left."""
+"""A script is stopped while its engine boots, or while its engine works. Nothing of the run is left."""
 
 from __future__ import annotations
 

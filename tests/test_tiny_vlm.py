@@ -1,4 +1,4 @@
-"""The tiny model: built once, whole or not at all, the same to the byte; and it says what it sees."""
+"""The tiny model: it is built once, complete or not at all, and always with the same bytes. It says what it sees."""
 
 from __future__ import annotations
 

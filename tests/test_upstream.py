@@ -34,7 +34,8 @@ LIST = "test_a_list_of_tensors"
 
 @pytest.fixture(scope="module")
 def outcomes():
-    """What became of every case: release or mutant -> case -> nothing, or why it is red. One process for all."""
+    """The result of every case: release or mutant -> case -> None, or why the case is red. One process runs them
+    all."""
     run = machine.command("-m", "tests.lifted_upstream", *AFFECTED, *FIXED)
     assert run.returncode == 0, run.stderr[-2000:]
     return json.loads(run.stdout)
@@ -58,7 +59,7 @@ def test_red_on_a_mutant_of_the_fix(outcomes, mutant):
 
 @pytest.mark.parametrize("mutant", LATER_MUTANTS, ids=lambda mutant: mutant.name)
 def test_red_on_a_mutant_of_the_newest_release(outcomes, mutant):
-    """And for a reason of its own: no case breaks down."""
+    """Each mutant has its own reason to be red, and no case raises another error."""
     red = [why for why in outcomes[f"{NEWEST} {mutant.name}"].values() if why]
     assert red
     assert not [why for why in red if "Error" in why]

@@ -1,4 +1,4 @@
-"""Calls that read or write text in whatever encoding the user's locale has."""
+"""Calls that read or write text in the encoding of the user's locale."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from fixed.clinic.battery import Health, examine
 from fixed.clinic.charts import chart
 from fixed.clinic.measure import Row, measured
 from fixed.clinic.prices import Price, growth, price
+from fixed.clinic.speed import speed_goals, speed_table
 from fixed.clinic.tables import goals, health_table, price_table, table
 
 __all__ = [
@@ -22,5 +23,7 @@ __all__ = [
     "measured",
     "price",
     "price_table",
+    "speed_goals",
+    "speed_table",
     "table",
 ]

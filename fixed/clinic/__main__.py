@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from argparse import Namespace
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from fixed.clinic import chart, goals, growth, measured, table
-from fixed.clinic.measure import NS, SIZES
-from fixed.designs import DESIGNS, ONE_SEGMENT
+from fixed.clinic import chart, goals, growth, measured, speed, speed_goals, speed_table, table
+from fixed.clinic.measure import NS, SIZES, Row
+from fixed.designs import DESIGNS, ONE_SEGMENT, WARM_SEGMENTS
 from repro.lab.lifted.request import bytes_of
 from repro.lab.machine import preflight
 from repro.lab.refused import Refused
@@ -36,17 +37,25 @@ def examine(arguments: Namespace) -> int:
     """Measure, print, and say by the exit status whether all is as it should be."""
     with progress(sys.stderr) as shown:
         rows = measured(arguments.n, arguments.size, thorough=not arguments.quick, on_phase=shown.phase)
-        shown.phase("growth with n")
-        reached = [] if arguments.json else goals(rows, growth(ONE_SEGMENT, min(arguments.size)))
-    if arguments.json:
-        print(json.dumps([row.as_dict() for row in rows], indent=2))
-    else:
-        print(table(rows))
-        print("\n".join(["", "one_segment_many_names against its goals", *reached]))
+        told = [] if arguments.json else list(in_words(rows, arguments, shown.phase))
+    print(json.dumps([row.as_dict() for row in rows], indent=2) if arguments.json else "\n".join(told))
     if arguments.chart:
         arguments.chart.write_text(chart(rows), encoding="utf-8")
     designs = {design.name for design in DESIGNS}
     return int(any(row.health.correct is not (row.design.name in designs) for row in rows))
+
+
+def in_words(rows: Sequence[Row], arguments: Namespace, on_phase: Callable[[str], None]) -> Iterator[str]:
+    """All tables, and the goals of both designs that have some. What the rows do not hold is measured now."""
+    yield table(rows)
+    on_phase("growth with n")
+    grown = growth(ONE_SEGMENT, min(arguments.size))
+    yield from ("", f"{ONE_SEGMENT.name} against its goals", *goals(rows, grown))
+    speeds = []
+    for size, n in speed.cases(arguments.n, arguments.size):
+        on_phase(f"{WARM_SEGMENTS.name} in turns: n = {n}, {size} x {size}")
+        speeds.append(speed.measured(size, n))
+    yield from ("", speed_table(speeds), "", f"{WARM_SEGMENTS.name} against its goals", *speed_goals(speeds))
 
 
 def require_room(n: int, size: int) -> None:

@@ -59,6 +59,7 @@ def examine(design: Design, release: str = INSTALLED) -> Health:
     for at in (0, N):
         health.leaked["failed send"] += _left(_run(design, release, fault=Fault("fail", send=at)))
         health.leaked["client gone"] += _left(_run(design, release, fault=Fault("cancel", send=at)))
+    design.drain()
     return health
 
 

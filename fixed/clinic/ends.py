@@ -8,6 +8,7 @@ started it counts the names, when all of it is gone.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -38,18 +39,18 @@ SLOW = ["--ranks", "2", "--late", "0.3"]  # consumers that take their time, as a
 
 def leaked(ending: str, designs: Sequence[Design] = ALL) -> dict[str, int]:
     """How many names each design leaves when the tokenizer ends so, by the design's name. The names are removed.
-    Designs that stand around `kill_process_tree` run in a process of their own, because this hook would also remove
-    the names of other designs."""
-    tidy = [design.name for design in designs if KILL in design.hooks]
-    others = [design.name for design in designs if design.name not in tidy]
+    Each design that stands around `kill_process_tree` runs in a process of its own, because this hook would also
+    remove the names of other designs."""
+    tidy = [[design.name] for design in designs if KILL in design.hooks]
+    others = [design.name for design in designs if KILL not in design.hooks]
+    counted: dict[str, int] = {}
     with ThreadPoolExecutor(2) as two:
-        left, left_by_tidy = two.map(_leaked, (ending, ending), (others, tidy))
-    return left | left_by_tidy
+        for left in two.map(functools.partial(leaked_in_a_process, ending), [*tidy, *([others] if others else [])]):
+            counted |= left
+    return counted
 
 
-def _leaked(ending: str, designs: Sequence[str]) -> dict[str, int]:
-    if not designs:
-        return {}
+def leaked_in_a_process(ending: str, designs: Sequence[str]) -> dict[str, int]:
     command = [sys.executable, "-m", "fixed.clinic.ends", ending, *designs]
     with tempfile.TemporaryDirectory(
         prefix="shm-kit-", ignore_cleanup_errors=True

@@ -1,8 +1,10 @@
 """What a design costs: time on the tokenizer's event loop, bytes copied, room in /dev/shm; side by side with the
-floor."""
+floor, which is one copy of the feature in memory."""
 
 from __future__ import annotations
 
+import ctypes
+import os
 import time
 from dataclasses import dataclass
 from multiprocessing import shared_memory
@@ -12,22 +14,25 @@ from fixed.designs import Design
 from repro.lab.evidence.event import NAMING
 from repro.lab.lifted import Run, make_request, run
 from repro.lab.lifted.request import shape_of
+from repro.lab.places import SHM
 
 ROUNDS, ENOUGH, LONG = 5, 1 << 28, 2.0  # so many rounds, or what it takes to copy so many bytes or so many seconds
+BESIDE = 3  # times: what is measured beside each round
 TIMEOUT = 120.0
 
 
 @dataclass(frozen=True)
 class Price:
     """The best of the rounds, since noise only adds: `dispatch_ms` is how long all sends together held the event
-    loop, `floor_ms` one first write of the feature into a fresh segment, measured beside it. `bytes_copied` are those
-    that the tokenizer copied, into segments, clones and messages; `shm_peak_bytes` the most that its segments had in
-    /dev/shm at a time (over all rounds)."""
+    loop. Beside it, `floor_ms` is one memcpy of the feature, and `fresh_ms` one first write of the feature into a fresh
+    segment. `bytes_copied` are those that the tokenizer copied, into segments, clones and messages; `shm_peak_bytes` is
+    the most that its segments had in /dev/shm at a time (over all rounds), with those that the design keeps."""
 
     n: int
     size: int
     dispatch_ms: float
     floor_ms: float
+    fresh_ms: float
     bytes_copied: int
     shm_peak_bytes: int
     feature_bytes: int
@@ -47,10 +52,13 @@ def price(design: Design, n: int, size: int, rounds: int = ROUNDS, seconds: floa
     """The price of n samples of one image of `size` x `size` pixels; None if the scheduler dies of it."""
     request = make_request(shape=shape_of(size))
     feature = request.mm_inputs.mm_items[0].feature
-    dispatches, floors, copied, peaks = [], [], [], []
+    target = feature.clone()
+    dispatches, floors, fresh, copied, peaks = [], [], [], [], []
     until = time.monotonic() + seconds
+    design.drain()  # of what it keeps for images of other sizes
     while not dispatches or (len(dispatches) < rounds and sum(copied) < ENOUGH and time.monotonic() < until):
-        floors.append(floor(feature))
+        floors += [memcpy(target, feature) for _ in range(BESIDE)]
+        fresh += [fresh_segment(feature) for _ in range(BESIDE)]
         result = run(request, n=n, fix=design, timeout=TIMEOUT)
         if result.verdict.outcome != "survived":
             return None
@@ -58,11 +66,13 @@ def price(design: Design, n: int, size: int, rounds: int = ROUNDS, seconds: floa
         dispatches.append(1e3 * sum(send.seconds for send in result.sends))
         copied.append(bytes_copied(result))
         peaks.append(shm_peak(result))
+    design.drain()
     return Price(
         n,
         size,
         min(dispatches),
         1e3 * min(floors),
+        1e3 * min(fresh),
         min(copied),
         max(peaks),
         feature.nbytes,
@@ -82,7 +92,15 @@ def between(less: Price, more: Price) -> Growth:
     return Growth(less.n, more.n, 1e3 * milliseconds / samples, copied / samples)
 
 
-def floor(tensor: Any) -> float:
+def memcpy(target: Any, tensor: Any) -> float:
+    """Seconds of one copy of the tensor's bytes into `target`, a tensor of the same size whose pages exist, by libc's
+    `memcpy` on one thread."""
+    began = time.perf_counter()
+    ctypes.memmove(target.data_ptr(), tensor.data_ptr(), tensor.nbytes)
+    return time.perf_counter() - began
+
+
+def fresh_segment(tensor: Any) -> float:
     """Seconds of one first write of the tensor's bytes into a fresh segment, with what belongs to it, as sglang does
     it: create, map, write through the mapping, close."""
     import torch
@@ -106,12 +124,17 @@ def bytes_copied(result: Run) -> int:
 
 def shm_peak(result: Run) -> int:
     """The most bytes that the run's segments had in /dev/shm at a time: each from its first name to the end of its
-    last. From the recorder's account, so that what other programs have there does not count."""
+    last. From the recorder's account, so that what other programs have there does not count. What the fix keeps counts
+    for all of the run."""
+    kept = _kept(result)
     segment_of = {
-        name: found for send in result.sends for name, found in zip(send.names, send.segments.items(), strict=False)
+        name: (inode, size)
+        for send in result.sends
+        for name, (inode, size) in zip(send.names, send.segments.items(), strict=False)
+        if inode not in kept
     }
     named: dict[int, set[str]] = {}
-    now = peak = 0
+    now = peak = sum(kept.values())
     for event in result.events:
         if event.name not in segment_of or event.what not in (*NAMING, "unlink"):
             continue
@@ -124,3 +147,9 @@ def shm_peak(result: Run) -> int:
         now += size * (bool(names) - before)
         peak = max(peak, now)
     return peak
+
+
+def _kept(result: Run) -> dict[int, int]:
+    """The segments that the fix has kept: inode and size in bytes."""
+    status = [os.stat(SHM / name.lstrip("/")) for name in result.kept]
+    return {each.st_ino: each.st_size for each in status}

@@ -1,60 +1,81 @@
-"""`python -m fixed.clinic.speed`: warm segments beside a release, beside design 5 and beside one copy in memory.
+"""Warm segments beside one memcpy, beside the newest release, and beside design 5: in turns, in one run.
 
-All of them are measured in turns, in one run, so that a noisy machine disturbs each alike. Each figure is the best of
-the rounds: noise only adds.
+In each round, every way sends the same image once, and the feature is copied once in memory. A ratio is the median of
+the rounds' ratios: so a noisy machine disturbs both sides of a ratio alike.
 """
 
 from __future__ import annotations
 
-import argparse
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from statistics import median
 from typing import Any
 
-from fixed.designs import ONE_SEGMENT, WARM_SEGMENTS, warm_segments
+from fixed.clinic.prices import memcpy
+from fixed.clinic.tables import dispatch, goal
+from fixed.designs import ONE_SEGMENT, WARM_SEGMENTS, Design
 from repro.lab.lifted import make_request, run
-from repro.lab.lifted.request import shape_of
+from repro.lab.lifted.request import bytes_of, shape_of
 from repro.lab.releases import NEWEST
 from repro.lab.terminal import aligned
 
-CASES = ((224, 1), (224, 2), (1536, 1), (1536, 2), (1536, 8), (1536, 32))  # an image's side, n
 TIMEOUT = 120.0
+SMALL = 4 << 20  # bytes of a feature: up to that the copy is not what costs, and a request is small
+MANY, FEW = 11, 9  # rounds for a small request, and for another one
+WAYS = ("released", "one_segment", "cold", "warm")
+RATIOS = ("warm/memcpy", "warm/released", "cold/one_segment")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Speed:
-    """Milliseconds for which all sends of one image with n samples held the event loop: as released, with design 5,
-    with warm segments, and with warm segments when the pool was empty (`cold`); and those of one copy in memory."""
+    """One image of `size` x `size` pixels with n samples. `milliseconds` says, a list of rounds for each way, how long
+    all sends held the event loop: as `released`, with `one_segment` (design 5), with warm segments when the pool was
+    empty (`cold`) and when it was not (`warm`). `memcpy` is one copy of the feature in memory, beside each `warm`."""
 
     size: int
     n: int
-    released: float
-    one_segment: float
-    cold: float
-    warm: float
-    memcpy: float
+    milliseconds: dict[str, list[float]] = field(default_factory=lambda: {way: [] for way in (*WAYS, "memcpy")})
+
+    def median(self, way: str) -> float:
+        """The milliseconds of one way."""
+        return median(self.milliseconds[way])
+
+    def ratio(self, pair: str) -> float:
+        """The median of the rounds' ratios; `pair` is one of RATIOS."""
+        above, below = (self.milliseconds[way] for way in pair.split("/"))
+        return median(one / other for one, other in zip(above, below, strict=True))
 
 
-def measured(size: int, n: int, release: str = NEWEST, rounds: int = 6) -> Speed:
-    """The speed of one image of `size` x `size` pixels with n samples. Raises RuntimeError if an answer was wrong."""
+def cases(ns: Sequence[int], sizes: Sequence[int]) -> list[tuple[int, int]]:
+    """What is measured, as (size, n): the smallest image with n = 1 and 2, the largest one with n = 1 and the most."""
+    return list(dict.fromkeys([(min(sizes), 1), (min(sizes), 2), (max(sizes), 1), (max(sizes), max(ns))]))
+
+
+def measured(size: int, n: int, release: str = NEWEST, rounds: int = 0) -> Speed:
+    """The speed of one image of `size` x `size` pixels with n samples. Raises RuntimeError if an answer was wrong,
+    Refused if the release cannot be had."""
     request = make_request(shape=shape_of(size))
     feature = request.mm_inputs.mm_items[0].feature
     target = feature.clone()
-    best: dict[str, float] = {}
-    for number in range(rounds):
-        warm_segments.POOL.drain()
-        for name, fix in (("cold", WARM_SEGMENTS), ("warm", WARM_SEGMENTS), ("one_segment", ONE_SEGMENT)):
-            for _ in range(3 if name == "warm" else 1):
-                best[name] = min(best.get(name, 1e9), _dispatch(request, feature, n, release, fix))
-                best["memcpy"] = min(best.get("memcpy", 1e9), _copy(target, feature))
-        if number < 2:  # it takes long, and is not what is close
-            best["released"] = min(best.get("released", 1e9), _dispatch(request, feature, n, release, None))
-    warm_segments.POOL.drain()
-    return Speed(size, n, **best)
+    speed = Speed(size, n)
+
+    def timed(way: str, fix: Design | None) -> None:
+        speed.milliseconds.setdefault(way, []).append(_dispatch(request, feature, n, release, fix))
+
+    for number in range(rounds or (MANY if feature.nbytes <= SMALL else FEW)):
+        for way, fix in (("cold", WARM_SEGMENTS), ("one_segment", ONE_SEGMENT))[:: (-1) ** number]:
+            WARM_SEGMENTS.drain()
+            timed(way, fix)
+        for _ in range(2):  # the first brings the pages, the second maps them
+            _dispatch(request, feature, n, release, WARM_SEGMENTS)
+        speed.milliseconds["memcpy"].append(1e3 * memcpy(target, feature))
+        timed("warm", WARM_SEGMENTS)
+        timed("released", None)
+    WARM_SEGMENTS.drain()
+    return speed
 
 
-def _dispatch(request: Any, feature: Any, n: int, release: str, fix: Any) -> float:
+def _dispatch(request: Any, feature: Any, n: int, release: str, fix: Design | None) -> float:
     result = run(request, n=n, release=release, fix=fix, timeout=TIMEOUT)
     request.mm_inputs.mm_items[0].feature = feature  # a release may leave a pointer there
     if len(result.verdict.answers or []) != n or not all(send.intact for send in result.sends):
@@ -62,31 +83,34 @@ def _dispatch(request: Any, feature: Any, n: int, release: str, fix: Any) -> flo
     return 1e3 * sum(send.seconds for send in result.sends)
 
 
-def _copy(target: Any, feature: Any) -> float:
-    began = time.perf_counter()
-    target.copy_(feature)
-    return 1e3 * (time.perf_counter() - began)
+def speed_table(speeds: Sequence[Speed]) -> str:
+    """The medians in milliseconds, and the ratios: a line each."""
+    return "\n".join(_lines(speeds))
 
 
-def table(speeds: list[Speed]) -> Iterator[str]:
-    """The speeds, and warm segments' as ratios: a line each."""
-    lines = [("size", "n", "released ms", "design 5", "cold pool", "warm", "memcpy", "warm/memcpy", "warm/released")]
+def _lines(speeds: Sequence[Speed]) -> Iterator[str]:
+    lines = [("size", "n", "as released", "design 5", "cold pool", "warm", "memcpy")]
     for each in speeds:
-        figures = (each.released, each.one_segment, each.cold, each.warm, each.memcpy, each.warm / each.memcpy)
-        ratio = f"1/{each.released / each.warm:.1f}"
-        lines.append((each.size, each.n, *(f"{figure:.2f}" for figure in figures), ratio))
+        lines.append((each.size, each.n, *(f"{each.median(way):.2f}" for way in (*WAYS, "memcpy"))))
     yield from aligned(lines, right=slice(0, None))
+    yield f"sglang {NEWEST}: milliseconds for which all sends of one image hold the event loop, medians."
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--release", default=NEWEST, help="0.5.13 or later")
-    release = parser.parse_args().release
-    print(f"sglang {release}, milliseconds of the tokenizer's event loop; memcpy: one copy of the feature in memory")
-    print("\n".join(table([measured(size, n, release) for size, n in CASES])))
-    print(warm_segments.report())
+def speed_goals(speeds: Sequence[Speed]) -> list[str]:
+    """Warm segments against their goals, a line each."""
+    return [line for each in speeds for line in _goals(each)]
 
 
-if __name__ == "__main__":
-    main()
+def _goals(each: Speed) -> Iterator[str]:
+    what = dispatch((each.n, each.size))
+    over_memcpy, over_released, over_one_segment = map(each.ratio, RATIOS)
+    if bytes_of(each.size) <= SMALL:
+        yield goal(what, f"{over_released:.2f} of the release's", "at most 1", over_released <= 1)
+    else:
+        parts = 5 if each.n == 1 else 200
+        yield goal(what, f"{over_memcpy:.2f} of a memcpy", "at most 1.3", over_memcpy <= 1.3)
+        yield goal(
+            what, f"1/{1 / over_released:.0f} of the release's", f"at most 1/{parts}", parts * over_released <= 1
+        )
+    first = f"the pool is empty, {what.removeprefix('dispatch, ')}"
+    yield goal(first, f"{over_one_segment:.2f} of design 5's", "at most 1", over_one_segment <= 1)

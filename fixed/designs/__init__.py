@@ -31,8 +31,8 @@ SCHEDULERS = ("__setstate__", "materialize", "unwrap_shm_features", "has_shm_fea
 @dataclass(frozen=True)
 class Design:
     """One way to fix it, or not to. `owner` says who frees a segment; `points` are the expansion points at which
-    `prepare` is applied; `kept` returns the names that it keeps in /dev/shm between requests; `modules` hold its
-    code."""
+    `prepare` is applied; `kept` returns the names that it keeps in /dev/shm between requests, and `drain` gives them
+    up; `modules` hold its code."""
 
     name: str
     owner: str = ""
@@ -40,6 +40,7 @@ class Design:
     points: Sequence[int] = (1, 2)
     hooks: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     kept: Callable[[], Sequence[str]] = tuple
+    drain: Callable[[], object] = tuple
     modules: Sequence[Any] = ()
 
     @property
@@ -61,6 +62,7 @@ def _design(module: Any, owner: str, *needs: Any, name: str = "") -> Design:
         prepare=getattr(module, "PREPARE", None),
         hooks=getattr(module, "HOOKS", {}),
         kept=getattr(module, "kept", tuple),
+        drain=getattr(module, "drain", tuple),
         modules=(module, *needs),
     )
 
@@ -74,4 +76,4 @@ SEGMENT_PER_PICKLE = _design(segment_per_pickle, THE_CONSUMER)
 ONE_SEGMENT = _design(one_segment_many_names, THE_KERNEL, shm_names, pure_wrap, detach)
 WARM_SEGMENTS = _design(warm_segments, THE_KERNEL, segment_pool, one_segment_many_names, shm_names, pure_wrap, detach)
 REFERENCE_COUNT = _design(reference_count, "the tokenizer, after the last answer", pure_wrap, detach)
-DESIGNS = (COPIES, DEEPCOPY, PURE_WRAP, SEGMENT_PER_PICKLE, ONE_SEGMENT, REFERENCE_COUNT)  # what the clinic prices
+DESIGNS = (COPIES, DEEPCOPY, PURE_WRAP, SEGMENT_PER_PICKLE, ONE_SEGMENT, REFERENCE_COUNT, WARM_SEGMENTS)

@@ -107,7 +107,12 @@ def kept() -> list[str]:
     return POOL.base_names
 
 
-atexit.register(POOL.drain)
+def drain() -> None:
+    """Give up all of them."""
+    POOL.drain()
+
+
+atexit.register(drain)
 HOOKS = {
     **one.HOOKS,
     "sglang.srt.managers.mm_utils.ShmPointerMMData.__init__": name_instead_of_segment,

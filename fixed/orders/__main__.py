@@ -46,7 +46,7 @@ def for_real(arguments: Namespace) -> int:
     name = arguments.protocol or ONE_SEGMENT.name
     design = {each.name: each for each in (Design("as_released"), *DESIGNS)}.get(name)
     protocol = of_design(name)
-    if design is None or not protocol.consumer_unlinks:
+    if design is None or protocol.pool or not protocol.consumer_unlinks:
         raise Refused(f"{name!r} cannot be run for real", f"give --protocol {ONE_SEGMENT.name}, or another design")
     (n, *more), (ranks, *others) = arguments.n or [2], arguments.ranks or [2]
     if more or others or n == 1:

@@ -1,4 +1,5 @@
-"""What the user and the system have configured for pip and for uv. Only read: who uses it decides what of it counts."""
+"""What the user and the system have configured for pip and for uv. This module only reads. Its callers choose the
+values."""
 
 from __future__ import annotations
 
@@ -13,8 +14,8 @@ SYSTEM = Path("/etc")
 
 
 def for_pip(variables: Mapping[str, str]) -> dict[str, str]:
-    """What pip is told by its files and by the variables: each option's value. The files are read here, because
-    `pip config list` shows only a part of them where the user has configured `user = true`."""
+    """The value of each option of pip, from pip's files and from the environment variables. The files are read here,
+    because `pip config list` shows only some of them if the user has configured `user = true`."""
     sections: dict[str, dict[str, str]] = {"global": {}, "install": {}}
     for path in _files_of_pip(variables):
         for section, told in _ini(path).items():
@@ -53,7 +54,7 @@ def _ini(path: Path) -> dict[str, dict[str, str]]:
 
 
 def for_uv(variables: Mapping[str, str]) -> dict[str, Any]:
-    """What the files `uv.toml` say that uv would read without a project: the user's over the system's."""
+    """The options in the files `uv.toml` that uv reads outside a project. The user's value wins over the system's."""
     if variables.get("UV_NO_CONFIG"):
         return {}
     settings: dict[str, Any] = {}
@@ -64,7 +65,7 @@ def for_uv(variables: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _files_of_uv(variables: Mapping[str, str]) -> Iterator[Path]:
-    """The files that there are, the strongest last."""
+    """The files that exist, the strongest last."""
     if variables.get("UV_CONFIG_FILE"):
         yield Path(variables["UV_CONFIG_FILE"])
         return
@@ -92,5 +93,5 @@ def _toml(path: Path) -> dict[str, Any]:
             return {}
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # uv itself would refuse it, but it is not asked to read it
+    except (OSError, ValueError):  # uv would refuse this file, but uv is never asked to read it
         return {}

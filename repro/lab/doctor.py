@@ -1,7 +1,7 @@
-"""`python -m repro.lab.doctor`: what is there, what is wrong, and the exact remedy. One line a check.
+"""`python -m repro.lab.doctor`: what is there, what is wrong, and the exact remedy. Each check prints one line.
 
-It boots no engine, imports neither sglang nor torch, and removes nothing: of what earlier runs have left, it says how
-to remove it. It runs on a bare Python, too, so that it can tell what a broken set-up lacks.
+The doctor boots no engine, imports neither sglang nor torch, and removes nothing. If earlier runs have left something,
+it prints the command that removes it. The doctor also runs on a bare Python, so it can name what a broken set-up lacks.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ PYTHONS = (3, 10), (3, 13)
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 PYTHONS_NAMES = ("psm_*", "sem.mp-*")  # of any program's segments and semaphores
 SGLANGS_NAMES = ("sgl_shm_*", "sglang_*")  # of releases from 0.5.13 on
-NAMED = 5  # how many of many are named
-BETWEEN_LOOKS = 0.5  # seconds: a segment on its way is open in no process for about a millisecond
+NAMED = 5  # if there are many, so many are named
+BETWEEN_LOOKS = 0.5  # seconds: between send and open, no process has a segment open, for about a millisecond
 
 
 @dataclass(frozen=True)
 class Check:
-    """What one check came to. `remedy` is what to do about it, if there is something to do."""
+    """The result of one check. `remedy` says what to do, if there is something to do."""
 
     state: Literal["OK", "FAIL", "note"]
     what: str
@@ -83,13 +83,14 @@ def parse(words: Sequence[str] | None):
 
 
 def examine() -> Iterator[Check]:
-    """The checks, each made as it is asked for. One that breaks down is itself a FAIL: the others still tell."""
+    """The checks. Each check is made when it is asked for. A check that raises is a FAIL, and the other checks still
+    run."""
     for check in CHECKS:
         try:
             yield check()
         except Exception as error:
             name = getattr(check, "func", check).__name__
-            yield Check("FAIL", f"the check {name} broke down ({type(error).__name__}, {error})", SET_UP)
+            yield Check("FAIL", f"the check {name} raised an error ({type(error).__name__}, {error})", SET_UP)
 
 
 def python() -> Check:
@@ -97,7 +98,9 @@ def python() -> Check:
     number = sys.version.split()[0]
     if PYTHONS[0] <= tuple(sys.version_info[:2]) <= PYTHONS[1]:
         return Check("OK", f"python {number}")
-    return Check("FAIL", f"python {number} is none of 3.10 to 3.13", "make clean && make PYTHON=python3.12 setup")
+    return Check(
+        "FAIL", f"Python {number} is not supported, use 3.10 to 3.13", "make clean && make PYTHON=python3.12 setup"
+    )
 
 
 def linux() -> Check:
@@ -110,12 +113,12 @@ def linux() -> Check:
 
 
 def environment() -> Check:
-    """OK; says which of the kit's environments this Python is, because the locks and the remedies depend on it."""
+    """OK. Says which of the kit's environments this Python belongs to: the locks and the remedies depend on it."""
     return Check("OK", f"the environment is {HERE.name}: {sys.prefix}")
 
 
 def lock(name: str) -> Check:
-    """OK if all that the lock pins for this Python and platform is installed in the pinned version."""
+    """OK if every package that the lock pins for this Python and platform is installed in the pinned version."""
     path = LOCKS / name
     shown = f"requirements/{name}"
     try:
@@ -135,7 +138,7 @@ def lock(name: str) -> Check:
 
 
 def kit() -> Check:
-    """OK if the kit is installed here from this checkout: then a notebook finds it from every folder."""
+    """OK if the kit is installed here from this checkout. Then a notebook in any folder can import the kit."""
     told = [
         json.loads(text)["url"] for found in distributions(name=KIT) if (text := found.read_text("direct_url.json"))
     ]
@@ -202,7 +205,7 @@ def browser() -> Check:
 
 
 def cache() -> Check:
-    """OK if the cache directory, or the folder that it would be made in, can be written. Makes nothing."""
+    """OK if the cache directory can be written, or the folder in which it would be made. Makes nothing."""
     folder = cache_directory()
     try:
         with tempfile.TemporaryFile(dir=next(path for path in (folder, *folder.parents) if path.exists())):
@@ -224,9 +227,9 @@ def tiny_model() -> Check:
 
 
 def segments() -> Check:
-    """FAIL if this user's names in /dev/shm are sglang's, and no process that can be looked into has them open or
-    mapped; a note if they are such as Python gives to every program's segments. Whether a run of this kit has made
-    them is a guess. (The processes of another container with the same /dev/shm cannot be looked into.)"""
+    """FAIL if this user has names of sglang's kind in /dev/shm that no visible process has open or mapped. A note if
+    they are names of the kind that Python gives to any program's segments. The doctor can only guess whether a run of
+    this kit has made them. (The processes of another container with the same /dev/shm are not visible.)"""
     left = _left(SHM, PYTHONS_NAMES + SGLANGS_NAMES)
     if not left:
         return Check("OK", f"no leftovers in {SHM}")
@@ -239,7 +242,7 @@ def segments() -> Check:
 
 
 def folders() -> Check:
-    """FAIL if there are temporary folders of the kit whose processes have died: nobody holds the lock in them."""
+    """FAIL if there are temporary folders of the kit whose processes have died: no process holds the lock in them."""
     place = Path(tempfile.gettempdir())
     left = kit_folders.abandoned(place)
     if not left:
@@ -272,7 +275,7 @@ def _refused(refusal: Refused) -> Check:
 
 
 def _installed(package: str) -> str | None:
-    """The version, if both the module and its metadata are here."""
+    """The version of a package, if its module and its metadata are both here."""
     try:
         return version(package) if importlib.util.find_spec(package) else None
     except PackageNotFoundError:
@@ -291,7 +294,8 @@ def _difference(pin) -> str:
 
 
 def _left(place: Path, patterns: Sequence[str]) -> list[Path]:
-    """This user's paths in `place` that are like one of the patterns, and that nobody holds, now and after a while."""
+    """This user's paths in `place` that match one of the patterns, and that no process holds, now and a moment
+    later."""
     left = _unheld(_own(place, patterns))
     if not left:
         return []

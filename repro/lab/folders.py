@@ -1,5 +1,5 @@
-"""The kit's temporary folders. A process that makes one holds a lock in it. So a folder of a dead process can be told
-from one in use, and the next folder that is made takes the dead ones away."""
+"""The kit's temporary folders. The process that makes a folder holds a lock in it. So a folder in use differs from a
+folder whose process has died. Whoever makes the next folder removes the folders of dead processes."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from repro.lab.refused import Refused
 
 PREFIX = "shm-kit-"
 LOCK = ".in-use"
-PATIENCE = 5.0  # seconds for a process that has closed a pipe to be gone, if it is going
+PATIENCE = 5.0  # seconds to wait for the end of a process that has closed its pipe
 LONGEST = 74  # characters of a path, so that sockets in the folder stay below the 107 that Linux allows
 
 _locks: dict[Path, int] = {}
 
 
 def where() -> Path:
-    """Where they are: in TMPDIR, or in /tmp if the path of TMPDIR is too long for the sockets that will be in them."""
+    """The place of the folders: TMPDIR, or /tmp if the path of TMPDIR is too long for the sockets in the folders."""
     place = Path(tempfile.gettempdir())
     return place if len(str(place)) <= LONGEST else Path("/tmp")
 
@@ -41,7 +41,7 @@ def make(kind: str) -> Path:
         unlocked = made / "lock"
         _locks[made] = os.open(unlocked, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(_locks[made], fcntl.LOCK_EX)
-        unlocked.rename(made / LOCK)  # only now: a lock that is there is held, or its process has died
+        unlocked.rename(made / LOCK)  # only now: so a lock file that is there is locked, or its process has died
     except OSError as error:
         raise Refused(f"cannot make a folder in {place} ({error.strerror})", "set TMPDIR to another folder") from None
     return made
@@ -56,8 +56,8 @@ def remove(folder: Path) -> None:
 
 @contextlib.contextmanager
 def temporary_files_there() -> Iterator[None]:
-    """While the context lasts, this process's temporary files go where the kit's folders are, too: multiprocessing puts
-    a socket among them."""
+    """While the context lasts, this process makes its temporary files at the place of the kit's folders.
+    multiprocessing puts a socket among them."""
     before, tempfile.tempdir = tempfile.tempdir, str(where())
     try:
         yield
@@ -76,13 +76,14 @@ def folder(kind: str) -> Iterator[Path]:
 
 
 def let_go() -> None:
-    """In a process that was forked: the folders of its parent are not its own, and it does not keep them in use."""
+    """In a forked process: give up the parent's folders, so that this process does not keep them in use."""
     while _locks:
         os.close(_locks.popitem()[1])
 
 
 def remove_when_abandoned(folder: Path, *others: Path) -> None:
-    """Remove the folder, and the others with it, if its process has died or is about to. One that lives keeps them."""
+    """Remove the folder, and the `others` with it, if its process has died or is ending. If the process lives, they
+    stay."""
     until = time.monotonic() + PATIENCE
     while not (gone := is_abandoned(folder)) and folder.exists() and time.monotonic() < until:
         time.sleep(0.05)
@@ -91,7 +92,7 @@ def remove_when_abandoned(folder: Path, *others: Path) -> None:
 
 
 def abandoned(place: Path) -> list[Path]:
-    """This user's folders of the kit in `place` whose processes have died: nobody holds the lock."""
+    """This user's folders of the kit in `place` whose processes have died: no process holds their lock."""
     return [path for path in sorted(place.glob(f"{PREFIX}*")) if is_abandoned(path)]
 
 

@@ -1,5 +1,7 @@
-"""A reader's code may loop, block or leave: it runs on a thread that is told to stop when its time is over. And Ctrl-C
-may come at any moment: it waits where something would be left half done."""
+"""Limits for a reader's code, and for Ctrl-C.
+
+A reader's code may loop, block or exit. So it runs on a thread of its own, and the thread is told to stop when its time
+is over. Ctrl-C may come at any moment. Where an interrupt would leave work half done, it is delayed."""
 
 from __future__ import annotations
 
@@ -11,16 +13,16 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-GRACE = 2.0  # seconds for a thread to end that is told to
+GRACE = 2.0  # seconds for a thread to end after it was told to stop
 
 
 class Interrupted(BaseException):
-    """The time of the reader's code, which still runs, is over."""
+    """Raised in the reader's code, on its thread, when its time is over."""
 
 
 def within(seconds: float, call: Callable[[], Any]) -> Any:
-    """What `call()` returns, on a thread of its own. Raises what it raises, SystemExit included; TimeoutError if it
-    takes longer. Code that cannot be stopped, because it blocks in C, is left behind on its thread."""
+    """Call `call()` on a thread of its own and return its result. Raises what `call` raises, SystemExit included, and
+    TimeoutError if `call` takes longer. Code that blocks in C cannot be stopped: it stays behind on its thread."""
     came_to: dict[str, Any] = {}
 
     def work() -> None:
@@ -44,7 +46,7 @@ def within(seconds: float, call: Callable[[], Any]) -> Any:
 
 
 def stop(thread: threading.Thread) -> bool:
-    """Whether the thread has ended, after it was told to if it has not."""
+    """Tell the thread to stop if it still runs. Returns whether the thread has ended."""
     until = time.monotonic() + GRACE
     thread.join(0.1)
     while thread.is_alive() and time.monotonic() < until:
@@ -54,7 +56,7 @@ def stop(thread: threading.Thread) -> bool:
 
 
 class _CtrlC:
-    """What waits of Ctrl-C while it has to wait, and what would have been done at once."""
+    """How Ctrl-C is handled in `uninterrupted`. `came`: one is waiting. `at_once`: it acts at once, by `before`."""
 
     def __init__(self) -> None:
         self.came = self.at_once = False
@@ -72,7 +74,8 @@ _waiting: _CtrlC | None = None
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Ctrl-C, which comes to the main thread alone, comes when this ends, or in an `interruptible` within it."""
+    """A context that delays Ctrl-C until the context ends, or until an `interruptible` inside it. Only the main thread
+    gets Ctrl-C."""
     global _waiting
     before = signal.getsignal(signal.SIGINT)
     if _waiting or not callable(before) or threading.current_thread() is not threading.main_thread():
@@ -91,7 +94,7 @@ def uninterrupted() -> Iterator[None]:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Within `uninterrupted`, around a wait: Ctrl-C comes at once here."""
+    """A context inside `uninterrupted`, around a wait: here Ctrl-C acts at once."""
     here = _waiting
     if here is None or threading.current_thread() is not threading.main_thread():
         yield

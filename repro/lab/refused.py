@@ -1,4 +1,4 @@
-"""What is raised where something cannot be done as asked, and the user can do something about it."""
+"""The exception for a request that cannot be done as asked, with a way out for the user."""
 
 from __future__ import annotations
 

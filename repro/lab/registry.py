@@ -1,4 +1,4 @@
-"""How the user reaches a package registry: kept for pip and uv. All else of the user's configuration is left out.
+"""How the user reaches a package registry. Only this part of the user's configuration is passed on to pip and uv.
 
 A setting such as `PIP_USER`, `require-hashes` or a constraint would break the set-up or change what it installs. But
 without the addresses, certificates and proxies that the user has configured, a registry may not be reached at all.
@@ -22,8 +22,8 @@ CLEANED = ("PIP_", "UV_", "PYTHON")
 
 @dataclass(frozen=True)
 class Registry:
-    """The addresses at which packages are looked for: the first index, more indexes, places with files; the hosts that
-    are trusted without a certificate; a certificate, a client's certificate, a proxy."""
+    """Where packages are looked for (the first index, more indexes, places with files), which hosts are trusted without
+    a certificate, and the certificate, the client's certificate and the proxy."""
 
     index: str = ""
     more: tuple[str, ...] = ()
@@ -34,13 +34,14 @@ class Registry:
     proxy: str = ""
 
     def completed_by(self, other: Registry) -> Registry:
-        """This one, with the other's in each place where this one has nothing."""
+        """This registry, completed: each empty field takes the value of `other`."""
         return replace(self, **{name: value or getattr(other, name) for name, value in vars(self).items()})
 
 
 def environment() -> dict[str, str]:
-    """This process's environment for a child that is pip or uv: without any setting of pip, uv and Python, except how a
-    registry is reached. What only one of the two has configured counts for both."""
+    """The environment variables for a child process that is pip or uv: those of this process, without the settings of
+    pip, uv and Python. Only the way to a registry is kept. If only one of pip and uv has a way configured, both use
+    it."""
     of_pip = configured.for_pip(os.environ)
     pips, uvs = _registry_of_pip(of_pip), _registry_of_uv(os.environ, configured.for_uv(os.environ))
     kept = {name: value for name, value in os.environ.items() if _is_kept(name)}
@@ -83,7 +84,7 @@ def _registry_of_uv(variables: Mapping[str, str], settings: Mapping[str, Any]) -
 
 
 def _for_pip(registry: Registry) -> dict[str, str]:
-    """The variables that tell pip; the files of its configuration are not read."""
+    """The variables for pip. With them, pip reads none of its configuration files."""
     told = {
         "PIP_INDEX_URL": _address(registry.index),
         "PIP_EXTRA_INDEX_URL": " ".join(map(_address, registry.more)),
@@ -101,8 +102,9 @@ def _for_pip(registry: Registry) -> dict[str, str]:
 
 
 def _for_uv(registry: Registry) -> dict[str, str]:
-    """The variables that tell uv; the files of its configuration are not read. The best match is taken from all
-    indexes, as pip takes it: every file is known by its hash, so another index's file of that name is never taken."""
+    """The variables for uv. With them, uv reads none of its configuration files. Like pip, uv takes the best match of
+    all indexes. This is safe: the locks know every file by its hash, so a different file with the same name is
+    refused."""
     told = {
         "UV_DEFAULT_INDEX": registry.index,
         "UV_INDEX": " ".join(registry.more),
@@ -126,12 +128,12 @@ def _is_kept(name: str) -> bool:
 
 
 def _address(index: str) -> str:
-    """The address of an index that uv may know by a name: `name=address`."""
+    """The address of an index. uv also allows a name in front of it: `name=address`."""
     name, separator, address = index.partition("=")
     return address if separator and name.replace("-", "").replace("_", "").replace(".", "").isalnum() else index
 
 
 def _is_there(place: str) -> bool:
-    """False for a folder of this machine that is gone."""
+    """False if the place is a folder of this machine that does not exist any more."""
     path = place.removeprefix("file://")
     return "://" in path or not path.startswith(os.sep) or os.path.exists(path)

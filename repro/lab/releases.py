@@ -10,5 +10,5 @@ ALL = (
 OLDEST, NEWEST = ALL[0], ALL[-1]
 FIXED = "0.5.13"  # the first with #24231
 AFFECTED = ALL[ALL.index("0.5.9") : ALL.index(FIXED)]  # 0.5.9 is the first with the shared-memory transport
-CONTAINED = "0.5.19"  # the first whose server answers 500 where a segment cannot be read, and lives on
+CONTAINED = "0.5.19"  # the first whose server answers 500 if a segment cannot be read, and lives on
 LAST = AFFECTED[-1]  # the one that this kit installs

@@ -1,4 +1,4 @@
-"""What the kit's commands share with the person at the terminal: options, tables, and where a long run is."""
+"""What all commands of the kit need at a terminal: options, tables, and the progress of a long run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from repro.lab.refused import Refused
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """Raises Refused, in one line, instead of printing its usage and leaving."""
+    """A parser that raises Refused, in one line. argparse would print its usage and exit."""
 
     def error(self, message: str) -> NoReturn:
         raise Refused(f"{message}; see --help")
@@ -30,9 +30,9 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def command(main: Callable[..., int | None]) -> Callable[..., int | None]:
-    """A decorator for the main function of a command. The command works with a standard stream closed (`2>&-`). The
-    command ends without a word, with the status of SIGPIPE, when the reader of its output has gone (`| head -1`). What
-    the function raises as Refused becomes one line on stderr and status 2."""
+    """A decorator for the main function of a command. The command then works with a closed standard stream (`2>&-`).
+    When the reader of its output has gone (`| head -1`), it ends silently, with the status of SIGPIPE. A Refused that
+    the function raises becomes one line on stderr, and the status is 2."""
 
     @functools.wraps(main)
     def run(*arguments: Any, **named: Any) -> int | None:
@@ -46,7 +46,7 @@ def command(main: Callable[..., int | None]) -> Callable[..., int | None]:
         except BrokenPipeError:
             if not _nobody_reads(1):
                 raise
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still buffered goes there
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the rest of the buffer is written there
             return 141
         return status
 
@@ -54,7 +54,7 @@ def command(main: Callable[..., int | None]) -> Callable[..., int | None]:
 
 
 def _open_what_is_closed() -> None:
-    """Else the next file that is opened would be taken for the standard stream."""
+    """Open each closed standard stream. Otherwise the next file that is opened would become this stream."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
@@ -86,7 +86,8 @@ def count(text: str) -> int:
 
 
 def aligned(rows: Sequence[Sequence[object]], *, right: slice = slice(0, 0)) -> Iterator[str]:
-    """One line a row, its columns as wide as their widest cell; those of the slice `right` are aligned to the right."""
+    """Each row as one line. A column is as wide as its widest cell. The columns in the slice `right` are
+    right-aligned."""
     texts = [[str(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
     to_the_right = range(len(widths))[right]
@@ -99,21 +100,23 @@ def aligned(rows: Sequence[Sequence[object]], *, right: slice = slice(0, 0)) -> 
 
 
 class Progress:
-    """Where a long run is: `phase(name)` shows what `says` of it, and the time since the start. See `progress`."""
+    """The progress of a long run. `phase(name)` shows the text in `says` for this phase, and the time since the start.
+    See `progress`."""
 
     def __init__(self, shown: Any, says: Mapping[str, str]) -> None:
         self.shown, self.says = shown, says
         self.task = shown.add_task("starting") if shown else None
 
     def phase(self, name: str) -> None:
-        """The run has come to this phase."""
+        """Show that the run has reached this phase."""
         if self.shown:
             self.shown.update(self.task, description=self.says.get(name, name))
 
 
 @contextmanager
 def progress(stream: TextIO, says: Mapping[str, str] | None = None) -> Iterator[Progress]:
-    """A context that shows on a terminal where the run is, in one line that is gone at the end; in a pipe, nothing."""
+    """A context that shows the phase of the run on a terminal, in one line that is removed at the end. In a pipe, it
+    shows nothing."""
     if not stream.isatty():
         yield Progress(None, says or {})
         return

@@ -1,4 +1,5 @@
-"""When does it crash? The trigger table of the bug: conditions, each measured now, on one of the two ways."""
+"""When does sglang crash? The trigger table lists conditions. Each row is measured now, in the lab or on the engine, or
+it says why it is not run."""
 
 from __future__ import annotations
 
@@ -21,8 +22,9 @@ HEADS = ("condition", "known", "measured", "evidence", "detail")
 
 @dataclass(frozen=True)
 class Row:
-    """One condition: what is known of it (`crashed`, `survived` or `refused`), and how to find out. `measure` is
-    None for what cannot run here, and `why` says why. `evidence` is `lab`, or `engine`: then `measure` takes a host."""
+    """One condition: the known result (`crashed`, `survived` or `refused`), and how to measure it. If the condition
+    cannot run here, `measure` is None and `why` gives the reason. `evidence` is `lab` or `engine`. For `engine`,
+    `measure` takes a host."""
 
     condition: str
     known: str
@@ -33,7 +35,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Measured:
-    """A row and what came of it."""
+    """A row and its measured result."""
 
     row: Row
     outcome: str
@@ -41,12 +43,12 @@ class Measured:
 
     @property
     def differs(self) -> bool:
-        """Whether it was measured and is not what is known."""
+        """Whether the row was measured and its result is not the known one."""
         return self.row.measure is not None and self.outcome != self.row.known
 
     @property
     def cells(self) -> tuple[str, ...]:
-        """What stands under HEADS."""
+        """The cells of the row, in the order of HEADS."""
         return self.row.condition, self.row.known, self.outcome, self.row.evidence, self.detail
 
     def as_dict(self) -> dict[str, Any]:
@@ -57,8 +59,8 @@ class Measured:
 
 
 def measured(*, engine: bool = True) -> Iterator[Measured]:
-    """Every row, measured as it is asked for. Without `engine`, the rows that boot sglang are left out; with it, they
-    share one host."""
+    """Every row. A row is measured when it is asked for. Without `engine`, the rows that boot sglang are left out. With
+    `engine`, these rows share one host."""
     with _host() if engine else contextlib.nullcontext() as host:
         for row in ROWS:
             if row.measure is None:
@@ -128,7 +130,7 @@ def engine_scene(arguments: Namespace) -> list[str]:
 
 
 def two_images_scene(arguments: Namespace) -> list[str]:
-    """In a child under a warden: what sglang makes of one prompt with two images and n = 2, before anything is sent."""
+    """In a child under a warden: how sglang reads one prompt with two images and n = 2, before anything is sent."""
     from repro.lab.evidence.recorder import note
 
     note("phase", phase="import")

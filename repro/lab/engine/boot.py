@@ -46,8 +46,8 @@ def default_model(device: Device) -> str:
 
 
 def environment(model: str, device: Device, *, spawn: bool = False) -> dict[str, str]:
-    """What the engine's process has to find in its environment, besides what is there already. With `spawn`, and on a
-    GPU, sglang's processes are started as sglang starts them, and nothing that they import is put off."""
+    """The variables that the engine's process needs in its environment, besides those of this process. With `spawn`,
+    and on a GPU, sglang's processes are started as sglang starts them, and none of their imports is put off."""
     given = dict(device.environment)
     if model == TINY:
         given |= {"HF_HUB_OFFLINE": "1", "SGLANG_DISABLED_MODEL_ARCHS": ",".join(_unused(MODELS))}
@@ -58,12 +58,12 @@ def environment(model: str, device: Device, *, spawn: bool = False) -> dict[str,
         **given,
         START_METHOD: "fork",
         deferred.NAMES: ",".join(put_off),
-        "OPENBLAS_NUM_THREADS": "1",  # else numpy starts threads, and who has threads must not fork
+        "OPENBLAS_NUM_THREADS": "1",  # otherwise numpy starts threads, and a process with threads must not fork
     }
 
 
 def arguments(model: str, device: Device) -> dict[str, Any]:
-    """The keyword arguments for `sglang.Engine`; builds the tiny model if it is asked for and not there yet."""
+    """The keyword arguments for `sglang.Engine`. Builds the tiny model if it is needed and not there yet."""
     folder = str(tiny_vlm.path()) if model == TINY else model
     return {"model_path": folder, **EVERYWHERE, **device.arguments}
 
@@ -81,10 +81,11 @@ def start(model: str, name: str, **more: Any) -> Any:
 
 
 def stay_on_loopback(given: Mapping[str, Any]) -> None:
-    """Let an engine with these arguments, which this process is about to start on a CPU, listen on loopback only.
+    """Let the engine with these arguments listen on loopback only. This process is about to start it on a CPU.
 
     torch's TCPStore listens on every address of the machine, whatever address it is given. So the scheduler gets a
-    file of the run instead, unless the arguments name an address. Gloo would take the address of the machine's name.
+    file of the run instead, unless the arguments name an address. Without this, Gloo would take the address that the
+    machine's name has.
     """
     if given.get("device") == CPU.name:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
@@ -93,7 +94,8 @@ def stay_on_loopback(given: Mapping[str, Any]) -> None:
 
 
 def prepare(model: str) -> Any:
-    """The package sglang, imported, when the model is built, too. Raises OSError if the tiny model cannot be built."""
+    """Import the package sglang, and build the model at the same time. Returns the package when both are done. Raises
+    OSError if the tiny model cannot be built."""
     note("phase", phase="model")
     builder = tiny_vlm.builder() if model == TINY else None  # builds while this process imports
     note("phase", phase="import")
@@ -104,7 +106,8 @@ def prepare(model: str) -> Any:
 
 
 def import_sglang() -> Any:
-    """The package sglang. If its processes are to be forked, everything that they need of it is imported now."""
+    """Import and return the package sglang. If its processes will be forked, everything that they need is imported
+    now."""
     if os.environ.get("SGLANG_USE_CPU_ENGINE") == "1":
         sgl_kernel_standin.install_if_missing()
     forks = os.environ.get(START_METHOD) == "fork"
@@ -123,9 +126,9 @@ def import_sglang() -> Any:
 
 
 def _decide_how_processes_start(forks: bool) -> None:
-    """From now on, `multiprocessing.set_start_method`, which sglang calls before it starts its processes, is noted. If
-    this process `forks`, "spawn" becomes `fork`; but not in a process that has more than one thread: the child would
-    wait for locks that nobody frees."""
+    """From now on, note each call of `multiprocessing.set_start_method`. sglang calls it before it starts its
+    processes. If this process `forks`, "spawn" becomes "fork". A process with more than one thread keeps "spawn": a
+    forked child would wait for locks that no thread frees."""
     original = multiprocessing.set_start_method
 
     def set_start_method(method: str | None, force: bool = False) -> None:

@@ -2,8 +2,8 @@
 
 `python -m repro.lab.engine.child FILE FUNCTION` reads the scene's arguments (JSON) from standard input and calls
 FUNCTION of FILE with them. multiprocessing's `spawn` imports this module again in the scheduler and in the
-detokenizer, so the recorder and the stand-in are in place there too, before anything of sglang is. A process that is
-forked has them already.
+detokenizer. So the recorder and the stand-in are in place there, too, before anything of sglang is imported. A forked
+process has them already.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if os.environ.get(recorder.EVENTS_FILE):
 
 
 def main(file: str, function: str) -> int:
-    """Run the scene; note its answers, or why it was refused. Any other exception is left to Python to print."""
+    """Run the scene. Note its answers, or why it was refused. Python prints any other exception."""
     recorder.install()  # not done yet in the fork of a host
     arguments = Namespace(**json.load(sys.stdin))
     try:

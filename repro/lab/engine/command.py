@@ -1,6 +1,6 @@
 """The command line of `repro/crash.py` and `fixed/crash.py`: arguments in, verdict and exit status out.
 
-The scripts of the server have the same command line with a few things more: these are their `Manner`.
+The server's scripts have the same command line and some additions. A `Manner` holds these additions.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ MOST = 1000  # samples
 
 @dataclass(frozen=True)
 class Manner:
-    """How a script differs from `crash.py`: what it adds to the command line and checks of it (which raises Refused),
-    what it calls the phases, how it tells a verdict as text and as data, and when a promise is kept."""
+    """The differences between a script and `crash.py`: its additional options and their check (which raises Refused),
+    its names of the phases, its text and data for a verdict, and the condition under which a promise is kept."""
 
     adds: Callable[[ArgumentParser], None]
     checks: Callable[[Namespace], None]
@@ -77,8 +77,8 @@ def run(scene: Callable[[Namespace], Any], arguments: Namespace, promise: Outcom
 
 
 def settle(arguments: Namespace) -> device.Choice:
-    """Replace `auto` and the defaults by what is there, check all of it, and return the choice of the device. Raises
-    Refused if something that was asked for is not there."""
+    """Replace `auto` and the defaults by real values, check them, and return the choice of the device. Raises Refused
+    if something that was asked for is not there."""
     from repro.lab import engine
     from repro.lab.engine import tiny_vlm
 
@@ -100,12 +100,12 @@ def settle(arguments: Namespace) -> device.Choice:
 
 
 def on_the_cpu(why: str, model: str) -> str:
-    """The line that says what `auto` has taken, why, and how to get the other."""
+    """The line that says which device `auto` has chosen, why, and how to get the other device."""
     return f"on the CPU, model {model}: {why}. For CUDA: {device.way_to_cuda()}"
 
 
 def parse(description: str, promise: Outcome, manner: Manner) -> Namespace:
-    """The command line. Raises Refused, in one line, where argparse would print its usage."""
+    """The parsed command line. Raises Refused, in one line, where argparse would print its usage."""
     parser = OneLineParser(description=" ".join(description.split()))
     parser.add_argument("--n", type=count, default=2, help="how many samples to ask for (default: %(default)s)")
     parser.add_argument("--image", type=Path, metavar="FILE", help="an image (default: 112 x 112 pixels of crimson)")

@@ -21,13 +21,13 @@ from typing import Any
 NAMES = "SGLANG_SHM_KIT_DEFERRED"  # environment variable: the packages and modules that are put off
 DYNAMO = "torch._dynamo"
 UNUSED = (DYNAMO, "IPython")
-# What other packages take from these by name while sglang is imported. Each is called later, or never.
+# Names that other packages import from these modules while sglang is imported. Each is called later, or never.
 TAKEN_BY_NAME = {
     "torch._dynamo.utils": ("is_compile_supported",),  # torchvision/ops/roi_align.py
     "torch._dynamo._trace_wrapped_higher_order_op": ("TransformGetItemToIndex",),  # transformers/masking_utils.py
     "IPython.display": ("HTML", "display"),  # sglang/utils.py
 }
-# A cache that is not there needs no clearing. (torch.distributed asks for it if torch._dynamo is in sys.modules.)
+# If torch._dynamo is not loaded, it has no cache to clear. (torch.distributed asks if the name is in sys.modules.)
 NOTHING_TO_CLEAR = ("torch._dynamo.trace_rules.clear_lru_cache",)
 # Functions of torch.compiler that mark a function for torch._dynamo and return it.
 MARKS = ("allow_in_graph", "assume_constant_result")
@@ -37,8 +37,8 @@ _told_to_dynamo: list[Callable[[], object]] = []  # while torch._dynamo was put 
 
 
 def install() -> None:
-    """Put placeholders in the place of what the environment variable NAMES lists. To be called before sglang is
-    imported. What is imported already stays."""
+    """Put placeholders in the place of the modules that the environment variable NAMES lists. Call this before sglang
+    is imported. A module that is imported already stays."""
     names = os.environ.get(NAMES, "").split(",")
     _deferred.update(name for name in names if name and name not in sys.modules)
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
@@ -54,7 +54,7 @@ def is_loaded(name: str) -> bool:
 
 
 def load(name: str) -> None:
-    """Load the real package or module `name`, if it is put off. Its placeholders go."""
+    """Load the real package or module `name`, if it is put off. This removes its placeholders."""
     if name not in _deferred:
         return
     _deferred.discard(name)
@@ -74,7 +74,7 @@ def _is_part_of(name: str, package: str) -> bool:
 
 
 class _Placeholder(ModuleType):
-    """Stands in for a module. Any attribute that is not in the tables above loads what the module is part of."""
+    """Stands in for a module. Any attribute that is not in the tables above loads the real package of the module."""
 
     def __getattr__(self, attribute: str) -> Any:
         name, full = self.__name__, f"{self.__name__}.{attribute}"
@@ -107,7 +107,7 @@ def _load_for(name: str) -> None:
 
 
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds a placeholder for everything that is put off."""
+    """Finds a placeholder for each module that is put off."""
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:
         if any(_is_part_of(fullname, package) for package in _deferred):
@@ -122,7 +122,7 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 def _do_without_dynamo() -> None:
-    """Let what decorates functions for torch._dynamo do so without loading it."""
+    """Let the decorators for torch._dynamo work without loading torch._dynamo."""
     import torch
     import torch.compiler
 
@@ -156,7 +156,7 @@ def _disabled(fn: Any, recursive: bool, **named: Any) -> Any:
 
 
 def _mark(name: str, fn: Any) -> Any:
-    """The function `name` of torch.compiler: marks `fn` for torch._dynamo, or will when that is loaded."""
+    """The function `name` of torch.compiler: marks `fn` for torch._dynamo, now or when torch._dynamo is loaded."""
     if is_loaded(DYNAMO):
         return getattr(sys.modules[DYNAMO], name)(fn)
     _told_to_dynamo.append(lambda: getattr(sys.modules[DYNAMO], name)(fn))

@@ -1,8 +1,8 @@
 """A process that has imported sglang once and forks an engine for each scene: three seconds instead of a whole boot.
 
-Each scene runs as if it were the first: it is forked from a process in which no engine ever was, in a session of its
-own, under a warden of its own, with its own environment, temporary folder and record. So a host survives every crash,
-and a scene finds nothing of the scenes before it. A host ends with the process that has started it.
+Each scene runs as if it were the first scene. It is forked from a process that has never started an engine. It has its
+own session, warden, environment, temporary folder and record. So a host survives every crash, and a scene finds nothing
+of earlier scenes. A host ends when the process that started it ends.
 
 `python -m repro.lab.engine.host 'repro/crash.py' 'fixed/crash.py --n 3'` runs scripts, one after another, on one host.
 """
@@ -26,10 +26,10 @@ from repro.lab import engine, folders
 from repro.lab.engine import deferred, warden
 from repro.lab.places import ROOT
 
-ADDRESS = "SGLANG_SHM_KIT_HOST"  # environment variable: the host's socket (a descriptor), and what it has imported
+ADDRESS = "SGLANG_SHM_KIT_HOST"  # environment variable: the host's socket (a descriptor), and how it imported sglang
 SERVE = "--serve"
 PATIENCE = 10.0  # seconds for a host to end, before it is killed
-# What decides how sglang is imported. A host serves only scenes that would import it in the same way.
+# The variables that decide how sglang is imported. A host serves only scenes that would import it in the same way.
 DECIDES = (
     "PYTHON",
     "LD_",
@@ -44,7 +44,7 @@ DECIDES = (
     "XDG_",
     "HOME",
 )
-OURS = "SGLANG_SHM_"  # what the kit says to its own processes; of this, only two decide
+OURS = "SGLANG_SHM_"  # the kit's variables for its own processes; only two of them decide
 OURS_THAT_DECIDE = (engine.START_METHOD, deferred.NAMES)
 
 
@@ -76,22 +76,22 @@ class Host:
 
     @property
     def address(self) -> dict[str, str]:
-        """What a script has to find in its environment to use this host; it must inherit the socket, too."""
+        """The variables with which a script finds this host. The script must also inherit the socket."""
         return {ADDRESS: f"{self.socket.fileno()}:{self.kind}"}
 
     def close(self) -> None:
-        """End the host. A scene that runs goes on under its own warden."""
+        """End the host. A running scene goes on under its own warden."""
         self.socket.close()
-        self.process.terminate()  # it may be in the middle of its import, of which it hears nothing
+        self.process.terminate()  # it may be in the middle of its import, and then it does not read its socket
         try:
             self.process.wait(timeout=PATIENCE)
-        except subprocess.TimeoutExpired:  # it is stopped, or does not listen
+        except subprocess.TimeoutExpired:  # it is stopped (SIGSTOP), or it does not react
             self.process.kill()
             self.process.wait()
         folders.remove(self.folder)
 
     def last_words(self) -> str:
-        """What there is to say of a host that has ended: its last line; "" of one that lives."""
+        """The last line that a host printed before it ended; "" if the host lives."""
         try:
             self.process.wait(timeout=2)
         except subprocess.TimeoutExpired:
@@ -112,8 +112,8 @@ def fork_warden(host: int, stdin: int, stdout: int) -> None:
 
 
 def for_scene(environment: Mapping[str, str], on: Host | None = None) -> int | None:
-    """The descriptor of a host that has imported what a scene with `environment` would import: that of `on`, or of the
-    host that this process has inherited; else None."""
+    """The descriptor of a host that imports sglang in the way of a scene with `environment`: the host `on`, or the host
+    that this process has inherited. None if there is no such host."""
     if on:
         descriptor, kind = on.socket.fileno(), on.kind
     else:
@@ -122,7 +122,7 @@ def for_scene(environment: Mapping[str, str], on: Host | None = None) -> int | N
 
 
 def kind_of(environment: Mapping[str, str]) -> str:
-    """A digest of all that decides how sglang is imported."""
+    """A digest of everything that decides how sglang is imported."""
     names = [name for name in environment if name.startswith(DECIDES) and not name.startswith(OURS)]
     names += [name for name in OURS_THAT_DECIDE if name in environment]
     told = [sys.executable, *(f"{name}={environment[name]}" for name in sorted(names))]
@@ -136,23 +136,23 @@ def python_path() -> str:
 
 
 def serve(descriptor: int) -> tuple[str, str] | None:
-    """Import sglang, then fork a warden for each request, until nobody holds the other end of the socket.
+    """Import sglang, then fork a warden for each request, until no process holds the other end of the socket.
 
-    Returns None in the host itself. In the process that a warden has forked for its scene, it returns that scene.
+    In the host itself, this returns None. In the process that a warden has forked for its scene, it returns that scene.
     """
     import setproctitle
 
     connection = socket.socket(fileno=descriptor)
     folder = Path(tempfile.gettempdir())
     engine.import_sglang()
-    setproctitle.getproctitle()  # it finds its room now, or never: a scene gets an environment of its own
+    setproctitle.getproctitle()  # setproctitle reserves its room now: later, a scene gets an environment of its own
     require_one_thread()
-    gc.freeze()  # nothing that is there now is ever looked at again, so its pages stay shared
+    gc.freeze()  # the garbage collector never visits these objects again, so their pages stay shared
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the wardens are reaped by the kernel
     while True:
         _, descriptors, *_ = socket.recv_fds(connection, 64, 2)
         if not descriptors:
-            folders.remove(folder)  # whoever has made it is gone
+            folders.remove(folder)  # the process that made it is gone
             return None
         if not os.fork():
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -163,7 +163,8 @@ def serve(descriptor: int) -> tuple[str, str] | None:
 
 
 def _guarded_scene(stdin: int, stdout: int) -> tuple[str, str]:
-    """In the warden: everything, and then the end of this process. In the scene's process: the scene."""
+    """In the warden, this does the warden's whole work and ends the process. In the scene's process, it returns the
+    scene."""
     os.setsid()
     for given, standard in ((stdin, 0), (stdout, 1)):
         os.dup2(given, standard)
@@ -180,7 +181,7 @@ def _guarded_scene(stdin: int, stdout: int) -> tuple[str, str]:
 
 
 def forget_the_host() -> None:
-    """Take back what a forked process would otherwise share with the host: the cached temporary folder, and the
+    """Drop the things that a forked process would otherwise share with the host: the cached temporary folder, and the
     resource tracker, if an import has started one."""
     tempfile.tempdir = None
     tracker = resource_tracker._resource_tracker
@@ -190,7 +191,7 @@ def forget_the_host() -> None:
 
 
 def require_one_thread() -> None:
-    """Raise RuntimeError if this process has a second thread: locks that it holds would never be freed in a fork."""
+    """Raise RuntimeError if this process has a second thread: in a forked child, no thread would free its locks."""
     threads = len(os.listdir("/proc/self/task"))
     if threads > 1:
         raise RuntimeError(f"a host must not fork: the import has started {threads - 1} threads")

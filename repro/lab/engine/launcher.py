@@ -38,14 +38,14 @@ def run(
     log: Path | None = None,
     on_phase: Callable[[str], None] = lambda phase: None,
 ) -> Verdict:
-    """The verdict on `scene(arguments)`, called in a child of its own process group, under a warden.
+    """Run `scene(arguments)` in a child with a process group of its own, under a warden. Returns the verdict.
 
-    The scene is found again by its file and name; its arguments and what it returns must be JSON. `environment` is
-    added to this process's. The child is forked by the host `on`, or by the host that this process has inherited, if
-    there is one that has imported what the scene would import; else it is a Python of its own. `log` receives what the
-    run prints (else it is kept only while it is read). `on_phase` is called with `model`, `import`, `boot` and
-    `generate` as they begin. When this process is interrupted or killed, the warden ends the run and leaves nothing of
-    it behind. Raises Refused if the warden itself is killed.
+    The child finds the scene by its file and name. The arguments and the result of the scene must be JSON.
+    `environment` is added to this process's environment. If there is a fitting host (`on`, or one that this process has
+    inherited), the host forks the child. Otherwise the child is a new Python. `log` receives what the run prints;
+    without `log`, this text is kept only while it is read. `on_phase` is called with `model`, `import`, `boot` and
+    `generate` when these phases begin. If this process is interrupted or killed, the warden ends the run and leaves
+    nothing behind. Raises Refused if the warden itself is killed.
     """
     given = {key: str(value) if isinstance(value, Path) else value for key, value in vars(arguments).items()}
     with folders.folder("run") as folder:
@@ -62,7 +62,7 @@ def run(
 
 
 def _surroundings(folder: Path) -> dict[str, str]:
-    """The run's own corner: where its processes find this package, record events and put temporary files."""
+    """The run's own environment: where its processes find this package, record events and make temporary files."""
     path = str(folder / "events.jsonl")
     return {"PYTHONPATH": host.python_path(), recorder.EVENTS_FILE: path, "TMPDIR": str(folder)}
 
@@ -73,7 +73,7 @@ def _watched(task: Task, on: host.Host | None, on_phase: Callable[[str], None]) 
         try:
             to_warden.write(json.dumps(asdict(task)).encode() + b"\n")
             to_warden.flush()
-        except BrokenPipeError:  # it is gone already; what it said before that is read all the same
+        except BrokenPipeError:  # the warden is gone already; what it wrote before is still read
             pass
         for line in from_warden:
             said = json.loads(line)
@@ -91,8 +91,8 @@ def _watched(task: Task, on: host.Host | None, on_phase: Callable[[str], None]) 
 
 @contextmanager
 def _warden(task: Task, on: host.Host | None) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
-    """A warden: what it reads, and what it says. On an interrupt the closed pipe tells the warden, and the context ends
-    when the warden has cleaned up."""
+    """A context with a running warden: the pipe that it reads, and the pipe that it writes. On an interrupt, the first
+    pipe is closed, so that the warden knows. The context ends when the warden has cleaned up."""
     descriptor = host.for_scene(task.environment, on)
     for_warden, to_warden = os.pipe()
     from_warden, by_warden = os.pipe()
@@ -109,7 +109,7 @@ def _warden(task: Task, on: host.Host | None) -> Iterator[tuple[IO[bytes], IO[by
         try:
             yield asks, says
         finally:
-            with limits.uninterrupted():  # a second Ctrl-C waits, too: what was started is to be gone
+            with limits.uninterrupted():  # a second Ctrl-C waits, too, until everything that was started is gone
                 asks.close()
                 while says.read(1 << 16):
                     pass
@@ -128,7 +128,8 @@ def _own_warden(stdin: int, stdout: int) -> subprocess.Popen:
 
 
 def _clean_up_for_a_dead_warden(task: Task, seen: list[tuple[int, float]]) -> None:
-    """Kill the processes that the warden had seen, each by its pid and the time of its start, and sweep."""
+    """After the warden was killed: kill the processes that it had seen, by pid and start time, and remove their
+    names."""
     killed = []
     for pid, created in seen:
         try:
@@ -138,7 +139,7 @@ def _clean_up_for_a_dead_warden(task: Task, seen: list[tuple[int, float]]) -> No
                 killed.append(process)
         except psutil.Error:  # gone
             pass
-    psutil.wait_procs(killed, timeout=10)  # until then they make names, and files in the folder
+    psutil.wait_procs(killed, timeout=10)  # a living process could still make names, and files in the folder
     if os.path.exists(task.events):
         leftovers.sweep(event.events(event.lines(Path(task.events).read_bytes())[0]))
 

@@ -1,7 +1,7 @@
-"""Made pictures and what is true of them: the world that the tiny model knows. 18 words, 112 x 112 pixels.
+"""Made pictures, and the sentences that are true of them: all that the tiny model knows. 18 words, 112 x 112 pixels.
 
-A picture shows up to three figures of one kind and of one colour on a light ground. Each figure has a quarter of the
-picture for itself. One square may fill the picture.
+A picture shows up to three figures of one kind and of one colour on a light ground. Each figure has its own quarter of
+the picture. A single square may fill the whole picture.
 """
 
 from __future__ import annotations
@@ -52,21 +52,21 @@ class Scene:
 
 
 def any_scene(dice: random.Random) -> Scene:
-    """A scene by chance. One in 25 is empty."""
+    """A random scene. One in 25 is empty."""
     if dice.random() < 0.04:
         return Scene(0)
     return Scene(dice.choice((1, 2, 3)), dice.choice(list(COLOURS)), dice.choice(KINDS))
 
 
 def any_sentence(scene: Scene, dice: random.Random) -> str:
-    """A true sentence by chance. The usual one is the likeliest, so it is the answer at temperature 0."""
+    """A random true sentence. The usual sentence is the likeliest one, so it is the answer at temperature 0."""
     sentences = scene.sentences()
     weights = [4, 2, 2, 1, 2, 1, 1, 1] if len(sentences) == 8 else [4, 2, 2, 1] if len(sentences) == 4 else [2, 1]
     return dice.choices(sentences, weights)[0]
 
 
 def draw(scene: Scene, dice: random.Random) -> Any:
-    """A `PIL.Image` of that scene: place, size and shade of its figures are chance."""
+    """A `PIL.Image` of that scene. The place, the size and the shade of its figures are random."""
     from PIL import Image, ImageDraw
 
     ground = dice.randint(236, 255)

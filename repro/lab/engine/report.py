@@ -68,7 +68,7 @@ def _life(verdict: Verdict) -> Iterator[str]:
 
 
 def _names(verdict: Verdict) -> Iterator[str]:
-    """One row a segment: what happened to it, in order."""
+    """One row for each segment: what happened to its name, in order."""
     segments = dict.fromkeys(event["name"] for event in verdict.events if event["what"] in NAMING)
     for name in segments:
         yield f"{name}  {', '.join(event['what'] for event in verdict.events if event.get('name') == name)}"

@@ -1,11 +1,11 @@
 """A stand-in for `sgl_kernel`, which has only CUDA builds and which sglang imports on every machine.
 
-It imports, and it raises when anything of it is called: a run that would need a kernel cannot pass by accident.
-sglang's own CPU unit tests stub the package in the same way.
+The stand-in can be imported, but every call raises. So a run that needs a kernel cannot pass by accident. sglang's own
+CPU unit tests stub the package in the same way.
 
-The package also registers operators with torch. Models of newer releases look up `torch.ops.sgl_kernel.NAME_cpu` when
-they are imported. Where OPERATORS is set, the stand-in answers that, too. It is not always set: an older release asks
-whether an operator is there, and would take another way if it were.
+The real package also registers operators with torch. Models of newer releases look up `torch.ops.sgl_kernel.NAME_cpu`
+when they are imported. If OPERATORS is set, the stand-in has these operators, too. OPERATORS is not always set, because
+an older release tests whether an operator is there, and would then take another branch.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def install_if_missing() -> bool:
 
 
 def _stand_in_for_operators() -> None:
-    """From now on, `torch.ops.sgl_kernel.NAME_cpu` can be looked up, and not called."""
+    """From now on, `torch.ops.sgl_kernel.NAME_cpu` can be looked up, but not called."""
     from torch import _ops
 
     original = _ops._OpNamespace.__getattr__
@@ -54,7 +54,7 @@ def _stand_in_for_operators() -> None:
 
 
 class _MissingKernel:
-    """Anything that is looked up in the stand-in: it can be passed around, but not called."""
+    """The value of every attribute of the stand-in. It can be passed around, but not called."""
 
     def __init__(self, name: str) -> None:
         self._name = name

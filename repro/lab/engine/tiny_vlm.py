@@ -1,7 +1,7 @@
 """A tiny Qwen2.5-VL that says what it sees: real architecture, real image processor, no download.
 
-It knows 18 words and the world of `made_pictures`, and nothing else. Its weights are part of the kit.
-`scripts/train_tiny_vlm.py` trains them from a seed. So a reader can see that the pixels have arrived.
+The model knows 18 words and the pictures of `made_pictures`, and nothing else. Its answers show that the pixels have
+arrived. Its weights are part of the kit. `scripts/train_tiny_vlm.py` trains them from a seed.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ VISION = dict(
 
 
 def location() -> Path:
-    """The folder of the tiny VLM, built or not: its name changes when the recipe or the libraries do."""
+    """The folder of the tiny VLM, built or not. Its name changes when the recipe or the libraries change."""
     recipe = Path(__file__).read_bytes() + CHECKSUM.read_bytes() + " ".join(WORDS).encode()
     recipe += "".join(map(version, ("torch", "transformers", "tokenizers"))).encode()
     return cache_directory() / f"tiny-vlm-{hashlib.sha256(recipe).hexdigest()[:12]}"
@@ -72,8 +72,8 @@ def path() -> Path:
 
 
 def builder() -> subprocess.Popen | None:
-    """A process that is building the tiny VLM; None if it is built. Not this process: to build is to compute, and who
-    has computed must not fork any more (the threads of libgomp are not in the child)."""
+    """A process that builds the tiny VLM; None if it is built already. This process must not build it: the computation
+    starts threads of libgomp, and after that a process must not fork (these threads would be missing in the child)."""
     if location().is_dir():
         return None
     return subprocess.Popen([sys.executable, "-m", "repro.lab.engine.tiny_vlm"], cwd=ROOT, stdin=subprocess.DEVNULL)
@@ -82,7 +82,8 @@ def builder() -> subprocess.Popen | None:
 def main() -> None:
     """Build the tiny VLM where it belongs.
 
-    It is built beside its place and renamed into it, so a folder of that name is always a whole model.
+    The model is built in a folder beside its place. This folder is then renamed. So a folder with the final name always
+    holds a whole model.
     Raises OSError if the cache directory cannot be written.
     """
     place = location()
@@ -93,7 +94,7 @@ def main() -> None:
         try:
             scaffold.rename(place)
         except OSError:
-            if not place.is_dir():  # else somebody else was faster, and theirs is the same to the byte
+            if not place.is_dir():  # otherwise another process was faster, and its model has the same bytes
                 raise
     finally:
         shutil.rmtree(scaffold, ignore_errors=True)
@@ -157,7 +158,7 @@ def blank() -> tuple[Any, Any]:
 
 
 def _tokenizer():
-    """One token a byte, plus the special tokens and the words, each with the space before it."""
+    """One token for each byte, the special tokens, and the words. Each word has the space before it."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

@@ -1,15 +1,15 @@
 """Watches over one child whose whole process tree may die, hang or be abandoned, and cleans up after it.
 
-The warden is a small process between a script and the engine. It leads a session of its own. So neither Ctrl-C nor
-sglang's killing of its own process tree reaches the warden. It is the subreaper of the tree, so every orphan becomes
-its child. It holds one end of a pipe to the script, so it learns at once when the script is gone, even by SIGKILL.
-Then, as after any other end, the warden kills what is left, unlinks the names that this run made, and removes the run's
-folder.
+The warden is a small process between a script and the engine. It leads a session of its own. So Ctrl-C does not reach
+the warden, and sglang does not kill it when sglang kills its own process tree. The warden is the subreaper of the tree,
+so every orphan becomes its child. The warden holds one end of a pipe to the script. So it knows at once when the script
+is gone, even after SIGKILL. At the end of every run, the warden kills the processes that are left, unlinks the names
+that this run made, and removes the run's folder.
 
-It reads a `Task` (one JSON line) from standard input and writes JSON lines to standard output: a line for each process
-that it sees, a line for each phase of the child, and a last one, the `Report`. A warden is a process of its own
-(`main`), or a host has forked it (`repro/lab/engine/host.py`). In the second case the child is forked, too, and has
-imported sglang already.
+The warden reads a `Task` (one JSON line) from standard input. It writes JSON lines to standard output: a line for each
+process that it sees, a line for each phase of the child, and at last the `Report`. A warden is a new process (`main`),
+or a host has forked it (`repro/lab/engine/host.py`). In the second case the child is forked, too, and has imported
+sglang already.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ import psutil
 from repro.lab.evidence import event, leftovers
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
-GRACE = 3.0  # seconds for the rest of a dying tree to go by itself
+GRACE = 3.0  # seconds in which the rest of a dying tree may end by itself
 TICK = 0.02
 RECORDED = ("scheduler", "detokenizer")  # the roles of sglang's processes besides the tokenizer
 
@@ -52,9 +52,9 @@ class Task:
 
 @dataclass
 class Report:
-    """What was seen. `ended` is `exited`, `hung` or `abandoned`; `status` as `subprocess` gives it (-9: SIGKILL);
-    `seconds` maps each phase to its start, `answers` and `exit` to when they came, from the child's start on. `notes`
-    are the lines of the run's record; `missing` counts events that are not in it."""
+    """What the warden saw. `ended` is `exited`, `hung` or `abandoned`. `status` is as in `subprocess` (-9: SIGKILL).
+    `seconds` maps each phase to its start, and `answers` and `exit` to their time, all counted from the child's start.
+    `notes` are the lines of the run's record. `missing` counts events that are not in the record."""
 
     ended: str
     status: int | None = None
@@ -69,7 +69,7 @@ class Report:
 
 
 def main() -> None:
-    """Run one task from standard input, in a child that is a Python of its own."""
+    """Run one task from standard input, in a child that is a new Python."""
     task = read_task()
     child = start(task)
     if not child:
@@ -78,7 +78,7 @@ def main() -> None:
 
 
 def read_task() -> Task:
-    """The task from standard input, when this process has become what a warden is."""
+    """Make this process a warden (its own session, subreaper), and return the task from standard input."""
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     line = bytearray()
@@ -88,8 +88,8 @@ def read_task() -> Task:
 
 
 def start(task: Task) -> int:
-    """Fork the child. Returns its pid; and 0 in the child itself, which then leads a session of its own, dies with the
-    warden, reads the scene's arguments from standard input and prints into the log."""
+    """Fork the child. Returns its pid in the warden, and 0 in the child. The child leads a session of its own, dies
+    with the warden, reads the scene's arguments from standard input, and prints into the log."""
     Path(task.events).touch()
     given = Path(task.folder, "arguments.json")
     given.write_text(task.given, encoding="utf-8")
@@ -105,8 +105,8 @@ def start(task: Task) -> int:
 
 
 def watch(task: Task, child: int) -> None:
-    """Follow the child to its end, clean up, and say the report."""
-    with open(task.events, "rb") as events:  # open to the end: so it can be seen that the folder is in use
+    """Follow the child to its end, clean up, and write the report."""
+    with open(task.events, "rb") as events:  # stays open to the end: an open file shows that the folder is in use
         _say(report=asdict(Watch(task, child, events).run()))
 
 
@@ -166,8 +166,8 @@ class Watch:
                 _say(phase=note["phase"])
 
     def _look(self) -> None:
-        """Learn which processes there are, and their titles. sglang does not wait for its detokenizer, which may get
-        its title only while the first request waits. So look seldom during the boot, and often afterwards."""
+        """Note the processes and their titles. sglang does not wait for its detokenizer, so the detokenizer may get its
+        title only while the first request waits. So look rarely during the boot, and often after it."""
         if time.monotonic() > self.next_look:
             for process in _descendants():
                 if process.pid not in self.titles:
@@ -194,8 +194,8 @@ class Watch:
             self.report.processes = [f"{process.pid} {_title(process)}" for process in alive]
 
     def _kill(self) -> None:
-        """Kill until nothing is left: a process may fork while its parent is being killed. (`psutil.wait_procs` would
-        take the statuses, which are this process's to read.)"""
+        """Kill until no process is left: a process may fork while its parent is being killed. (`psutil.wait_procs` is
+        not used, because it would read the statuses that this process needs.)"""
         until = time.monotonic() + 30
         while (alive := _descendants()) and time.monotonic() < until:
             for process in alive:
@@ -219,8 +219,8 @@ class Watch:
             self.report.log = log.read().decode(errors="replace")
 
     def _gone(self) -> list[str]:
-        """The roles of sglang's other processes that ended by themselves. (How, only their parent learns.) A process is
-        known by its title; one that ended before its title was seen, by what it has recorded."""
+        """The roles of sglang's other processes that ended by themselves. (Only their parent knows how they ended.) The
+        warden knows a process by its title. If the process ended before its title was seen, the record names it."""
         alive = {int(entry.partition(" ")[0]) for entry in self.report.processes}
         recorded = {note["pid"]: note["role"] for note in self.report.notes if note.get("role") in RECORDED}
         titled = {pid: title for pid, title in self.titles.items() if title.startswith("sglang::")}
@@ -228,7 +228,7 @@ class Watch:
         return [role for pid, role in roles.items() if pid not in alive]
 
     def _sweep(self) -> None:
-        """Unlink the names that this run made and that are still there; nothing else in /dev/shm is touched."""
+        """Unlink the names that this run made and that are still there. No other name in /dev/shm is touched."""
         self.report.segments, remaining = leftovers.sweep(event.events(self.report.notes))
         self.report.remaining += remaining
 

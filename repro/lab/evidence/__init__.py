@@ -1,1 +1,2 @@
-"""What a run leaves behind. Both ways write it: verdict, record of names, the kernel's own account, last words."""
+"""The evidence that a run leaves behind: verdict, record of names, the kernel's own account, last words. Both ways
+write it."""

@@ -1,4 +1,5 @@
-"""One thing that happened to one name in /dev/shm, and the file that a run's processes write such events to."""
+"""An event: one thing that happened to one name in /dev/shm. And the file to which a run's processes write their
+events."""
 
 from __future__ import annotations
 
@@ -21,8 +22,8 @@ class Event:
     `close`, `unlink`, `unlink failed` or `semaphore`.
 
     `at` is in seconds of the system's monotonic clock, which all processes share. `send` counts a run's sends from 0.
-    `inode` says which file the name led to when it was made: the same name may later lead to another one. `where` is
-    the caller outside the standard library, as `file:line function`.
+    `inode` says to which file the name led when it was made, because the same name may later lead to another file.
+    `where` is the caller outside the standard library, as `file:line function`.
     """
 
     at: float
@@ -43,8 +44,8 @@ class Event:
         return SHM / (f"sem.{name}" if self.what == "semaphore" else name)
 
     def is_still_there(self) -> bool:
-        """Whether the entry that this event made is there now. Another file under the same name does not count, nor
-        does any file outside /dev/shm."""
+        """Whether the entry that this event made is there now. Another file with the same name does not count, and no
+        file outside /dev/shm counts."""
         if self.path.parent != SHM or self.path.name == "..":
             return False
         try:
@@ -57,7 +58,7 @@ FIELDS = {field.name for field in fields(Event)}
 
 
 def lines(text: bytes) -> tuple[list[dict[str, Any]], int]:
-    """The notes in a piece of a run's file, and how many lines of it cannot be read (a full disk cuts lines)."""
+    """The notes in a piece of a run's file, and the number of lines that cannot be read (a full disk cuts lines)."""
     notes, unreadable = [], 0
     for line in text.splitlines():
         try:
@@ -68,11 +69,11 @@ def lines(text: bytes) -> tuple[list[dict[str, Any]], int]:
 
 
 def events(notes: Iterable[Mapping[str, Any]]) -> list[Event]:
-    """Those of `notes` that are about a name, in order of time."""
+    """The events among `notes`, in order of time."""
     found = [Event(**{key: note[key] for key in FIELDS & set(note)}) for note in notes if "name" in note]
     return sorted(found, key=lambda event: event.at)
 
 
 def missing(notes: Iterable[Mapping[str, Any]], unreadable: int) -> int:
-    """How many events are missing in a run's file: what could not be written, and what cannot be read."""
+    """How many events are missing in a run's file: events that could not be written, and lines that cannot be read."""
     return unreadable + sum(note["count"] for note in notes if note["what"] == "lost")

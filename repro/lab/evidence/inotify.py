@@ -1,4 +1,4 @@
-"""What the kernel itself saw in /dev/shm, without asking Python: inotify's account of names."""
+"""The kernel's own account of the names in /dev/shm, by inotify. It does not rely on Python."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Seen:
 
 @dataclass
 class Account:
-    """What was seen, in order; and why the account is not whole ("" if it is)."""
+    """What inotify reported, in order, and why the account is incomplete ("" if it is complete)."""
 
     seen: list[Seen] = field(default_factory=list)
     trouble: str = ""
@@ -27,17 +27,17 @@ class Account:
 
 @contextlib.contextmanager
 def watching() -> Iterator[Account]:
-    """An account that holds, when the context ends, what happened to names in /dev/shm meanwhile.
+    """A context with an account. When the context ends, the account holds what happened to names in /dev/shm meanwhile.
 
-    A failed open leaves no trace in it, and creating a file counts as opening it, too. The kernel queues the events
-    (16,384 by default), so no thread is needed. Other programs' names are in it as well. A user may have only so many
-    inotify instances (128 by default, and a desktop uses many): where there is none left, the account is empty.
+    A failed open is not in the account. A create counts as an open, too. The kernel queues the events (16,384 by
+    default), so no thread is needed. Other programs' names are in the account, too. The number of inotify instances of
+    a user is limited (128 by default, and a desktop uses many). If no instance is left, the account is empty.
     """
     from inotify_simple import INotify, flags
 
     account = Account()
     words = {flags.CREATE: "create", flags.OPEN: "open", flags.DELETE: "unlink"}
-    closing = flags.CLOSE_WRITE | flags.CLOSE_NOWRITE  # inotify merges equal events: a close keeps two opens apart
+    closing = flags.CLOSE_WRITE | flags.CLOSE_NOWRITE  # a close keeps two opens apart (inotify merges equals)
     try:
         watch = INotify()
     except OSError as error:
@@ -52,5 +52,5 @@ def watching() -> Iterator[Account]:
             for event in watch.read(timeout=0):
                 if event.mask & flags.Q_OVERFLOW:
                     account.trouble = "the kernel's account is not whole: its queue was full"
-                elif event.name and event.mask in words:  # without a name it is the folder itself
+                elif event.name and event.mask in words:  # an event without a name is about the folder itself
                     account.seen.append(Seen(words[event.mask], f"/{event.name}"))

@@ -1,4 +1,4 @@
-"""Read a dead process's traceback out of a log, as it printed it."""
+"""Read the traceback of a dead process from a log."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from repro.lab.evidence import recorder
 FRAME = re.compile(r'^ +File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function>\S+)$')
 ERROR = re.compile(r"^(?P<error>[A-Za-z_][\w.]*)(?:: (?P<message>.*))?$")
 START = "Traceback (most recent call last):"
-HIT = re.compile(r"(\w+) hit an exception: \Z")  # as sglang's processes introduce the traceback of their end
-LINE = 200  # characters before a traceback, in which that is said
+HIT = re.compile(r"(\w+) hit an exception: \Z")  # a process of sglang prints this before the traceback that ends it
+LINE = 200  # characters before a traceback, in which HIT is looked for
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One frame of a traceback; `text` is what was printed for it, its source line included."""
+    """One frame of a traceback. `text` is the printed text of the frame, with its source line."""
 
     file: str
     line: int
@@ -26,8 +26,8 @@ class Frame:
 
 @dataclass(frozen=True)
 class LastWords:
-    """The exception that ended a process, and how it got there (outermost frame first, the recorder's left out).
-    `process` is what the process is to sglang: `scheduler`, `detokenizermanager`, ...; else `tokenizer`."""
+    """The exception that ended a process, and its frames (outermost first, without the recorder's frames). `process` is
+    the name that sglang gives the process: `scheduler`, `detokenizermanager`, ...; otherwise it is `tokenizer`."""
 
     error: str
     message: str
@@ -56,7 +56,8 @@ class LastWords:
 
 
 def read(log: str) -> LastWords | None:
-    """The exception that a server process of sglang says it hit, else the log's last traceback, else None."""
+    """The last words in a log: the exception that a process of sglang reports as hit; if there is none, the last
+    traceback of the log; if there is none, None."""
     blocks = [match.start() for match in re.finditer(re.escape(START), log)]
     if not blocks:
         return None

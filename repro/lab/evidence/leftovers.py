@@ -1,4 +1,5 @@
-"""What a run has left in /dev/shm, and its removal, by identity: a name that leads to another file is not touched."""
+"""What a run has left in /dev/shm, and how to remove it. Each file is identified by its inode: if a name leads to
+another file now, the name is not touched."""
 
 from __future__ import annotations
 
@@ -8,13 +9,14 @@ from repro.lab.evidence.event import MAKING, Event
 
 
 def left(events: Iterable[Event]) -> list[Event]:
-    """Of the events that made an entry in /dev/shm, the last for each entry that is still there."""
+    """The last event that made an entry in /dev/shm, for each entry that is still there."""
     made = {event.path: event for event in events if event.what in MAKING}
     return [event for event in made.values() if event.is_still_there()]
 
 
 def sweep(events: Iterable[Event]) -> tuple[list[str], list[str]]:
-    """Unlink what these events made. Returns the entries that were still there, and those that are there afterwards."""
+    """Unlink the entries that these events made. Returns the entries that were still there, and those that are there
+    afterwards."""
     found = left(events)
     for event in found:
         event.path.unlink(missing_ok=True)

@@ -1,11 +1,11 @@
 """Who created, opened, mapped, closed and unlinked which name in /dev/shm, when, in which process.
 
-Every process of a run appends one JSON line an event to the run's own file. The names are taken where Python calls the
-operating system: `_posixshmem.shm_open` and `shm_unlink`, `os.link`, `os.open`, `os.remove`, `os.unlink`, the built-in
-`open`, and the creation of a named semaphore. So nothing of sglang is touched. A name that C code makes without Python
-is not seen, nor is one made by `os.rename`, `os.symlink` or `os.mkdir`.
+For each event, a process of a run appends one JSON line to the run's own file. The recorder patches the functions by
+which Python calls the operating system: `_posixshmem.shm_open` and `shm_unlink`, `os.link`, `os.open`, `os.remove`,
+`os.unlink`, the built-in `open`, and the creation of a named semaphore. So nothing of sglang is changed. The recorder
+does not see a name that C code makes without Python, or a name that `os.rename`, `os.symlink` or `os.mkdir` makes.
 
-The recorder never raises into what it records. What it cannot write, it counts.
+The recorder never raises an error into the code that it records. It counts the events that it cannot write.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ _SHM = f"{SHM}/"
 class Recorder:
     """Records what this process does to names, in the file at `path`, from `start` to `stop`; also a context manager.
 
-    `role` is what this process is to sglang (None: its title says so). `details` adds `map` and `close`. `react` is
-    called with each event. With `at_once`, each event is written when it happens; else when a send is over: a process
-    that may be killed cannot wait for that, and one whose sends are timed should. `thread` is the only thread that is
-    recorded (None: all): what other threads of the process do is not the run's. With a `turnstile`, the process waits
-    for its turn before each call that is recorded.
+    `role` is the process's role in sglang (None: the process's title gives it). `details` adds the events `map` and
+    `close`. `react` is called with each event. With `at_once`, each event is written when it happens: a process that
+    may be killed needs this. Otherwise the events are written when a send is over: a process whose sends are timed
+    needs this. `thread` is the only thread that is recorded (None: all threads), because other threads of the process
+    are not part of the run. With a `turnstile`, the process waits for its turn before each recorded call.
 
-    `spent` is how many seconds the recorder itself has taken.
+    `spent` counts the seconds that the recorder itself has taken.
     """
 
     def __init__(
@@ -72,13 +72,13 @@ class Recorder:
         self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         for holder, name, replace in self._patches():
             original = getattr(holder, name)
-            setattr(holder, name, replace(original))
+            setattr(holder, name, self._at_its_own_cost(original, replace))
             self._undo.callback(setattr, holder, name, original)
         _current = self
         return self
 
     def stop(self) -> None:
-        """Undo everything, and write what waits."""
+        """Remove the patches, and write the waiting events."""
         global _current
         self._undo.close()
         self._flush()
@@ -94,7 +94,7 @@ class Recorder:
         self.stop()
 
     def about(self, send: int | None) -> None:
-        """From now on, this process's events belong to this send (None: to none)."""
+        """From now on, this process's events belong to this send (None: to no send)."""
         self.send = send
         if send is None:
             self._flush()
@@ -113,7 +113,7 @@ class Recorder:
         return events(lines(self.path.read_bytes())[0])
 
     def role(self) -> str:
-        """What this process is to sglang: `tokenizer`, `scheduler`, `detokenizer`, ..."""
+        """This process's role in sglang: `tokenizer`, `scheduler`, `detokenizer`, ..."""
         return self._role or _role_by_title()
 
     def _flush(self) -> None:
@@ -122,7 +122,8 @@ class Recorder:
             self._waiting = []
 
     def _write(self, notes: list[dict[str, object]]) -> None:
-        """One write for all, so that processes do not mix. After one that a full disk has cut, begin a new line."""
+        """Write all lines by one call, so that the lines of two processes do not mix. If a full disk has cut the last
+        line, begin a new one."""
         if self.lost:
             notes = [{"at": time.monotonic(), "pid": os.getpid(), "what": "lost", "count": self.lost}, *notes]
         text = b"\n" * self._cut + "".join(json.dumps(note) + "\n" for note in notes).encode()
@@ -135,19 +136,42 @@ class Recorder:
             self.lost = 0
 
     def _event(self, what: str, name: str, at: float | None = None, **fields: Any) -> None:
-        """Append an event. A success counts from the start of the call, a failure from its end. So an event that failed
-        because another process succeeded stands after that success."""
-        if self.thread in (None, threading.get_ident()):
-            began = time.monotonic()
-            event = Event(
-                began if at is None else at, os.getpid(), self.role(), what, name, self.send, where=_caller(), **fields
-            )
+        """Append an event. A successful call has the time of its start, a failed call has the time of its end. So if
+        process B fails because process A succeeded, B's event comes after A's."""
+        if self._is_watched():
+            began = time.monotonic() if at is None else at
+            event = Event(began, os.getpid(), self.role(), what, name, self.send, where=_caller(), **fields)
             self.note(**{key: value for key, value in vars(event).items() if value is not None})
             if what in MAKING:
                 _enter_into_ledger(event)
             if self.react:
                 self.react(event)
-            self.spent += time.monotonic() - began
+
+    def _is_watched(self) -> bool:
+        return self.thread in (None, threading.get_ident())
+
+    def _at_its_own_cost(self, original: Callable, replace: Callable[[Callable], Callable]) -> Callable:
+        """What replaces `original`. The time that it takes is `spent`, but for the time of the original."""
+
+        def timed(*arguments: Any, **named: Any) -> Any:
+            began = time.monotonic()
+            try:
+                return original(*arguments, **named)
+            finally:
+                if self._is_watched():
+                    self.spent -= time.monotonic() - began
+
+        replacement = replace(timed)
+
+        def replaced(*arguments: Any, **named: Any) -> Any:
+            began = time.monotonic()
+            try:
+                return replacement(*arguments, **named)
+            finally:
+                if self._is_watched():
+                    self.spent += time.monotonic() - began
+
+        return replaced
 
     def _patches(self) -> Iterator[tuple[Any, str, Callable[[Callable], Any]]]:
         """What is replaced while this process is recorded: holder, name, and what makes the replacement."""
@@ -231,7 +255,7 @@ class Recorder:
         def __init__(lock: Any, *arguments: Any, **named: Any) -> None:
             began = time.monotonic()
             original(lock, *arguments, **named)
-            if name := lock._semlock.name:  # None if the name was unlinked at once, as in a process that forks
+            if name := lock._semlock.name:  # None if the name was unlinked at once, as with the start method "fork"
                 self._event("semaphore", name, began, inode=_inode(SHM / f"sem.{name.removeprefix('/')}"))
 
         return __init__
@@ -254,11 +278,11 @@ class Recorder:
 
     def turn(self, what: str, name: str = "") -> contextlib.AbstractContextManager[None]:
         """A context that is entered when it is this process's turn to do so; without a turnstile, at once."""
-        ours = self.turnstile and self.thread in (None, threading.get_ident())
+        ours = self.turnstile and self._is_watched()
         return self.turnstile.turn(what, name) if ours else contextlib.nullcontext()
 
     def _registers(self, original: Callable[..., None]) -> Callable[..., None]:
-        """Only for a turnstile: the tracker is told of a name for the first time."""
+        """Only for a turnstile: the act of telling the tracker about a name for the first time."""
 
         def register(name: str, kind: str) -> None:
             with self.turn("register", name) if self.turnstile.is_new(name) else contextlib.nullcontext():
@@ -268,7 +292,7 @@ class Recorder:
 
     @contextlib.contextmanager
     def _recorded(self, what: str, name: str) -> Iterator[dict[str, Any]]:
-        """Records that the context succeeded, with the fields that it was given, or how it failed."""
+        """A context that records its success, with the fields that it was given, or its failure."""
         began, fields = time.monotonic(), {}
         try:
             with self.turn(what, name):
@@ -288,8 +312,8 @@ def current() -> Recorder | None:
 
 
 def install() -> None:
-    """Record this process to its end, in the file that the environment variable EVENTS_FILE names. Does nothing where
-    there is none, or where this process is recorded already."""
+    """Record this process to its end, in the file that the environment variable EVENTS_FILE names. Does nothing if the
+    variable is not set, or if this process is recorded already."""
     path = os.environ.get(EVENTS_FILE)
     if path and _current is None:
         Recorder(path).start()
@@ -317,7 +341,7 @@ def _enter_into_ledger(event: Event) -> None:
 
 
 def _name_in_shm(path: Any) -> str | None:
-    """`/name` for a path directly in /dev/shm, however it is written; None for any other."""
+    """`/name` for any spelling of a path directly in /dev/shm; None for any other path."""
     if not isinstance(path, (str, bytes, os.PathLike)):
         return None
     text = os.fsdecode(path)
@@ -333,14 +357,15 @@ def _how(arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
 
 
 def _is_exclusive(arguments: tuple[Any, ...], named: dict[str, Any]) -> bool:
-    """Whether the file is opened only if this very call makes it."""
+    """Whether this call opens the file only if the call itself makes the file."""
     how = _how(arguments, named)
     return "x" in how if isinstance(how, str) else bool(how & os.O_CREAT and how & os.O_EXCL)
 
 
 def _made_alone(file: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> int | None:
-    """Make the empty file that a call is about to make, and return its inode; None if the call makes no file, or if
-    another process was faster. The operating system alone can tell the two apart, and only to who makes the file."""
+    """Make the empty file that a call is about to make, and return its inode. Returns None if the call makes no file,
+    or if another process was faster. Only the operating system knows which process made the file, and it tells only the
+    maker."""
     how = _how(arguments, named)
     if isinstance(how, str):
         makes, mode = set("wa") & set(how), 0o666
@@ -350,7 +375,7 @@ def _made_alone(file: Any, arguments: tuple[Any, ...], named: dict[str, Any]) ->
         return None
     try:
         descriptor = posix.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-    except OSError:  # somebody else has made it, or the call is going to fail, too
+    except OSError:  # another process has made it, or the recorded call will fail, too
         return None
     try:
         return os.fstat(descriptor).st_ino

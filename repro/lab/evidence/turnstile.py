@@ -1,7 +1,8 @@
-"""A turnstile: each process of a run stops before an act, and goes on when it is told to. So whoever holds the
-turnstile decides in which order the acts of all processes come.
+"""A turnstile: each process of a run stops before an act, and goes on when it is told to. So the holder of the
+turnstile decides the order in which the acts of all processes come.
 
-It is off unless a recorder is given one. The holder listens at a UNIX socket; each process says at first who it is.
+A recorder has no turnstile unless it is given one. The holder listens at a UNIX socket. Each process first says its
+role.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ GO = "go"
 
 
 class Turnstile:
-    """This process's place at the turnstile at `address`. `role` is what the process is to sglang.
+    """This process's place at the turnstile at `address`. `role` is the process's role in sglang.
 
-    `told` are words other than GO that the holder may say: each is called, and then the process asks again.
+    `told` maps the holder's other words (besides GO) to functions. After such a word, its function is called, and the
+    process asks again.
     """
 
     def __init__(self, address: str, role: str, **about: object) -> None:
@@ -26,13 +28,13 @@ class Turnstile:
         self._line = socket.socket(socket.AF_UNIX)
         self._line.connect(address)
         self._file = self._line.makefile("rw", encoding="utf-8")
-        os.register_at_fork(after_in_child=lambda: os.close(self._line.fileno()))  # a place is one process's
+        os.register_at_fork(after_in_child=lambda: os.close(self._line.fileno()))  # a place belongs to one process
         self._known: set[str] = set()
         self._write(role=role, pid=os.getpid(), **about)
 
     @contextmanager
     def turn(self, what: str, name: str = "") -> Iterator[None]:
-        """Wait until `what` may be done to `name`; the context does it. Then the holder hears how it ended."""
+        """A context: wait until `what` may be done to `name`, let the context do it, and tell the holder the result."""
         self.ask(what, name)
         errno = None
         try:
@@ -44,7 +46,7 @@ class Turnstile:
             self._write(done=what, errno=errno)
 
     def ask(self, what: str, name: str = "") -> None:
-        """Wait until it may be done."""
+        """Wait until the holder allows the act."""
         while True:
             self._write(what=what, name=name)
             word = self._file.readline().strip()

@@ -1,4 +1,4 @@
-"""What a run came to: one dataclass for both ways to run the bug."""
+"""The result of a run: one dataclass for both ways to run the bug."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TOO_LONG = "no end within the limit"  # the error of a run that hung
 
 @dataclass
 class Seconds:
-    """How long the phases took; None for a phase that was not finished."""
+    """The seconds that each phase took; None for a phase that was not finished."""
 
     boot: float | None = None
     generate: float | None = None
@@ -24,7 +24,7 @@ class Seconds:
 
 @dataclass
 class Leftovers:
-    """What the run had left when it was over, before the sweep, and what was still there after it."""
+    """What the run had left at its end, before the sweep, and what was still there after the sweep."""
 
     segments: list[str] = field(default_factory=list)
     processes: list[str] = field(default_factory=list)
@@ -33,14 +33,13 @@ class Leftovers:
 
 @dataclass
 class Verdict:
-    """What a run came to, and the evidence for it.
+    """The result of a run, and the evidence for it.
 
-    `answers` is what the scene returned (for a request: its texts). `error`, `errno`, `segment` and `where`
-    (`file:line function`) are read from what the dying process printed; `frames` are its last frames verbatim,
-    and `dying` says which process that was.
-    `events` is the recorder's account of the names in /dev/shm; `missing` counts the events that are not in it. `died`
-    says who ended and by what. `start_method` is how sglang's processes were started: `fork` (one import for all) or
-    `spawn` (as sglang does).
+    `answers` is what the scene returned (for a request: its texts). `error`, `errno`, `segment` and `where` (`file:line
+    function`) are read from the text that the dying process printed. `frames` are its last frames, verbatim. `dying`
+    names this process. `events` is the recorder's account of the names in /dev/shm. `missing` counts the events that
+    are not in the account. `died` says which processes ended, and by what. `start_method` says how sglang's processes
+    were started: `fork` (one import for all) or `spawn` (as sglang does).
     """
 
     outcome: Outcome
@@ -65,7 +64,7 @@ class Verdict:
 
     @classmethod
     def from_dict(cls, told: Mapping[str, Any]) -> Verdict:
-        """The verdict that `as_dict` has told. Other keys, such as the lab's `sends`, are passed over."""
+        """The verdict in the data of `as_dict`. Other keys, such as the lab's `sends`, are ignored."""
         given = {name: told[name] for name in cls.__dataclass_fields__ if name in told}
         return cls(**{**given, "seconds": Seconds(**told["seconds"]), "leftovers": Leftovers(**told["leftovers"])})
 
@@ -74,7 +73,7 @@ class Verdict:
         return asdict(self)
 
     def died_of(self, words: LastWords, frames: int | None = None) -> None:
-        """The run crashed, and these were the last words; of their frames, only the last ones are kept."""
+        """Note that the run crashed with these last words. Only the last of their frames are kept."""
         self.outcome, self.error, self.message = "crashed", words.error, words.message
         self.errno, self.segment, self.where = words.errno, words.segment, words.where
         self.dying = words.process
@@ -94,8 +93,8 @@ class Verdict:
         )
 
     def life_of_segment(self) -> list[str]:
-        """What happened to the name `segment`, in order: `create`, `open`, `unlink`, `open failed`, ... What was done
-        to the memory behind it (`map`, `close`) is left out."""
+        """What happened to the name `segment`, in order: `create`, `open`, `unlink`, `open failed`, ... The events of
+        the memory behind the name (`map`, `close`) are left out."""
         life = [event["what"] for event in self._about_segment()]
         return [what for what in life if what not in ("map", "close")]
 
@@ -103,7 +102,7 @@ class Verdict:
         return [event for event in self.events if event.get("name") == self.segment]
 
     def keeps(self, promise: Outcome) -> bool:
-        """Whether what was promised happened: the crash and no other death, or n answers."""
+        """Whether the promise was kept: this crash and no other death, or n answers."""
         if promise == "crashed":
             return self.is_the_crash()
         return self.outcome == promise == "survived" and len(self.answers or []) == self.n

@@ -1,4 +1,5 @@
-"""From which release on does it crash, and from which on no more: the same experiment on every release."""
+"""The first release that crashes, and the first release that does not crash any more: the same experiment on every
+release."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from repro.lab.releases import ALL
 
 @dataclass(frozen=True)
 class Tried:
-    """One release: how many faults its run had, and what the first of them was ("" if none)."""
+    """One release: the number of faults of its run, and the first of them ("" if there is none)."""
 
     release: str
     outcome: str
@@ -25,7 +26,7 @@ class Tried:
 
 
 def tried(make: Callable[[str], Run], releases: Sequence[str] = ALL) -> Iterator[Tried]:
-    """Each release, oldest first, as it is tried. `make` makes the experiment on a release."""
+    """Try each release, the oldest first, and yield its result. `make` makes the experiment for a release."""
     for release in releases:
         run = make(release)
         faults = run.faults()
@@ -33,7 +34,7 @@ def tried(make: Callable[[str], Run], releases: Sequence[str] = ALL) -> Iterator
 
 
 def turns(found: Sequence[Tried]) -> list[str]:
-    """Where it turns, a line each: the first bad release, and the first good one after a bad one."""
+    """One line for each change: the first bad release, and the first good release after a bad one."""
     bad = [False, *(each.bad for each in found)]
     return [
         f"first {'bad' if each.bad else 'good'} release: {each.release}"

@@ -1,7 +1,7 @@
 """One experiment: tokenizer process -> ZMQ -> scheduler process, on a release's lifted code -> `Run`.
 
-The tokenizer's side is this process. The scheduler's side is another one, which is kept for the next experiment unless
-it dies. Between them are a real ZMQ socket and real POSIX shared memory; only the model is missing.
+The tokenizer's side is this process. The scheduler's side is another process. It is kept for the next experiment unless
+it dies. Between them are a real ZMQ socket and real POSIX shared memory. Only the model is missing.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ class Experiment:
 
     `fix` is what is plugged into sglang's functions: a design, a function that prepares each copied request, or None
     for the code as released. `transport` is `shm` or `default` (inline, as with `dist_init_addr`). `ranks` consumers
-    unpickle each request, as tensor-parallel ranks do, with or without the `barrier` before they unwrap; all but the
-    first are `late` by so many seconds. `fault` is what goes wrong. Without `sweep`, names that are left stay, and the
-    caller has to remove them. `turnstile` is the address of one, whose holder decides the order of all acts and kills
-    what is to be killed. `timeout` is in seconds. A small /dev/shm is `repro.lab.lifted.small_shm`.
+    unpickle each request, as tensor-parallel ranks do, with or without the `barrier` before they unwrap. All ranks but
+    the first are `late` by this number of seconds. `fault` is the fault that is injected. Without `sweep`, names that
+    are left stay, and the caller must remove them. `turnstile` is the address of a turnstile. Its holder decides the
+    order of all acts, and kills the processes that the order kills. `timeout` is in seconds. For a small /dev/shm, see
+    `repro.lab.lifted.small_shm`.
 
     `undone` are the expansion points (1, 2) at which the fix of a fixed release is taken away again. `record` is a file
-    that gets each event at once and stays when the run is over. `look` is called with the
-    events, before what is left is swept.
+    that gets each event at once and stays after the run. `look` is called with the events, before the sweep.
 
-    Raises ValueError for a field's wrong value.
+    Raises ValueError if a field has a wrong value.
     """
 
     requests: Sequence[TokenizedGenerateReqInput]
@@ -92,7 +92,7 @@ class Experiment:
             )
             if self.turnstile:
                 recorder.turnstile = self._turnstile(tokenizer, release, fix)
-            recorder.thread = NOBODY  # until the tokenizer has one: other threads of this process make names, too
+            recorder.thread = NOBODY  # for now no thread is recorded: other threads of this process make names, too
             notes: list[dict] = []
             account = inotify.Account()
             try:
@@ -151,8 +151,8 @@ class Experiment:
         )
 
     def _turnstile(self, tokenizer: Tokenizer, release: Release, fix: Fix) -> Turnstile:
-        """This process's place at the turnstile. Its holder also says when the client goes away, and when the tokenizer
-        learns that a rank is dead: then it ends as a server does, by sglang's `kill_process_tree`."""
+        """This process's place at the turnstile. The holder also says when the client goes away, and when the tokenizer
+        learns that a rank is dead. Then the tokenizer ends as a server does, by sglang's `kill_process_tree`."""
         resource_tracker.ensure_running()
         turnstile = Turnstile(self.turnstile, "tokenizer", tracker=resource_tracker._resource_tracker._pid)
 
@@ -168,10 +168,10 @@ class Experiment:
 
 @dataclass
 class Run:
-    """What an experiment came to. `verdict` is of the same kind as an engine's; `events` is the recorder's account,
-    `kernel` inotify's; `mutated` says whether the source requests no longer hold the features that they held;
-    `kept` are the names that the fix keeps for the next request; `notes` say what is missing in the accounts; `log` is
-    what the schedulers wrote."""
+    """The result of an experiment. `verdict` is of the same kind as an engine's. `events` is the recorder's account,
+    and `kernel` is inotify's account. `mutated` says whether the source requests have lost the features that they held.
+    `kept` are the names that the fix keeps for the next request. `notes` say what is missing in the accounts. `log` is
+    the text that the schedulers wrote."""
 
     verdict: Verdict
     sends: list[Send]
@@ -194,12 +194,12 @@ class Run:
 
     @property
     def labels(self) -> list[str]:
-        """What each send is: `warm-up`, `sample 1`, ..."""
+        """The label of each send: `warm-up`, `sample 1`, ..."""
         return [send.label for send in self.sends]
 
     def faults(self) -> list[str]:
-        """What is wrong with the ownership of names, a line each; none if every send owned what it sent: names of its
-        own, each unlinked exactly once, the bytes intact, the source unmutated, and nothing left."""
+        """The faults of ownership, one line each. There is none if every send had names of its own, each name was
+        unlinked exactly once, the bytes were intact, the source was unmutated, and nothing was left."""
         sent = [name for send in self.sends for name in send.names]
         made = [name for name in self.names if name not in self.kept]
         unlinked = [event.name for event in self.events if event.what == "unlink"]
@@ -209,7 +209,7 @@ class Run:
         faults += [f"room {room} was sent {k} times" for room in dict.fromkeys(rooms) if (k := rooms.count(room)) > 1]
         faults += [f"{name} was unlinked {k} times" for name in made if (k := unlinked.count(name)) != 1]
         faults += [f"{send.label} did not arrive intact" for send in self.sends if send.intact is False]
-        if self.mutated and self.verdict.n > 1:  # with n = 1 nothing is copied: the source is what is sent
+        if self.mutated and self.verdict.n > 1:  # with n = 1 nothing is copied: the source itself is sent
             faults.append("the source request was mutated")
         return faults + [f"{name} was left in /dev/shm" for name in self.verdict.leftovers.segments]
 
@@ -217,8 +217,8 @@ class Run:
 def run(
     request: TokenizedGenerateReqInput | Sequence[TokenizedGenerateReqInput] | None = None, **fields: object
 ) -> Run:
-    """An `Experiment` with these fields, made now. `request` is one request, or several for a batch of prompts; if none
-    is given, it has one image. Raises what `Experiment` and `Experiment.run` raise."""
+    """Run an `Experiment` with these fields now. `request` is one request, or several requests for a batch of prompts.
+    By default it is one request with one image. Raises what `Experiment` and `Experiment.run` raise."""
     trace = fields.pop("trace", None)
     pool.warm_up()
     request = make_request() if request is None else request
@@ -236,7 +236,7 @@ def _died(tokenizer: Tokenizer) -> bool:
 
 
 def _holds(request: TokenizedGenerateReqInput, before: list) -> bool:
-    """Whether the request holds the same arrays as before. A fix may have put anything in their place."""
+    """Whether the request holds the same arrays as before. A fix may have replaced them by anything."""
     try:
         after = list(arrays(request))
     except (AttributeError, TypeError):
@@ -283,8 +283,8 @@ def _leftovers(events: list[Event], *, sweep: bool, died: bool) -> Leftovers:
 
 
 def _forget(name: str) -> None:
-    """Let the resource tracker forget a name that is gone. A scheduler that was killed did not tell the tracker that
-    the name was unlinked; at the end, the tracker would warn that it cannot find the name. The tracker complains of a
-    name that it does not know, such as one of a plain file; so the name is made known first."""
+    """Let the resource tracker forget a name that is gone. A killed scheduler did not tell the tracker that the name
+    was unlinked, so the tracker would warn at the end that it cannot find the name. The tracker complains about a name
+    that it does not know, such as the name of a plain file. So the name is registered first."""
     resource_tracker.register(name, "shared_memory")
     resource_tracker.unregister(name, "shared_memory")

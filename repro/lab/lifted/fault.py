@@ -1,4 +1,4 @@
-"""What is to go wrong in an experiment: one vocabulary, from Python and from a shell."""
+"""The fault of an experiment, in the same words from Python and from a shell."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 What = Literal["kill", "fail", "cancel"]
-# What goes wrong -> the moments of a send at which it can: the first is taken if none is named.
+# The fault -> the moments of a send at which it can come. The first moment is the default.
 MOMENTS: dict[str, tuple[str, ...]] = {
     "kill": ("open", "clone", "unlink", "create", "send"),  # the scheduler, by SIGKILL
     "fail": ("send",),  # the send, after it was wrapped
@@ -19,9 +19,9 @@ IN_THE_SCHEDULER = {"open": "open", "clone": "close", "unlink": "unlink"}  # mom
 class Fault:
     """`what` goes wrong `at` a moment of a `send` (0 is the first one): `Fault("kill", at="open", send=2)`.
 
-    `kill` kills the scheduler: when the send's first name is made (`create`), before its message leaves (`send`), or
-    after the scheduler has opened the name, cloned the feature or unlinked the name. `fail` lets the send fail. At
-    `cancel` the client goes away. Raises ValueError for anything else.
+    `kill` kills the scheduler: when the send's first name is made (`create`), before the message leaves (`send`), or
+    after the scheduler has opened the name, cloned the feature or unlinked the name. With `fail`, the send fails. With
+    `cancel`, the client goes away. Raises ValueError for anything else.
     """
 
     what: What
@@ -43,7 +43,7 @@ class Fault:
 
     @classmethod
     def parse(cls, text: str) -> Fault:
-        """The fault that `kill@open:2`, `fail:1` or `cancel` means. Raises ValueError for other words."""
+        """The fault for a text such as `kill@open:2`, `fail:1` or `cancel`. Raises ValueError for any other text."""
         words, _, send = text.partition(":")
         what, _, at = words.partition("@")
         if send and not send.isdecimal():

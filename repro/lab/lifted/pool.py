@@ -1,4 +1,5 @@
-"""The schedulers that experiments talk to: started when first needed, kept while they live, replaced when they die."""
+"""The scheduler processes for experiments. They are started when they are first needed. Living ones are kept for the
+next experiment, and dead ones are replaced."""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ PRELOAD = "repro.lab.lifted.preload"
 
 
 class SchedulersGone(OSError):
-    """A scheduler has ended, or does not answer, when no request is on its way. `killed` says whether by SIGKILL."""
+    """A scheduler has ended or does not answer, although no request is on its way. `killed`: it ended by SIGKILL."""
 
     def __init__(self, what: str, *, killed: bool = False) -> None:
         super().__init__(what)
@@ -69,25 +70,26 @@ class Schedulers:
             raise
 
     def are_alive(self) -> bool:
-        """Whether every rank's process still is."""
+        """Whether every rank's process is alive."""
         return not self.dead and all(process.is_alive() for process in self.processes)
 
     def wait_until_up(self) -> None:
-        """Wait until every rank has been started. Raises SchedulersGone if one does not come up."""
+        """Wait until every rank has started. Raises SchedulersGone if a rank does not start."""
         if not self.up:
             self._expect("up")
-            self.outbox.connect(self.first_inbox)  # only now: ZMQ waits 100 ms before it tries a second time
+            self.outbox.connect(self.first_inbox)  # not earlier: after a failed try, ZMQ waits 100 ms
             self.up = True
 
     def begin(self, session: Session) -> None:
-        """Tell every rank about the experiment that comes, and wait until all are ready. Raises SchedulersGone."""
+        """Tell every rank about the next experiment, and wait until all ranks are ready. Raises SchedulersGone."""
         for control in self.controls:
-            with contextlib.suppress(OSError):  # it has died: it will not say that it is ready
+            with contextlib.suppress(OSError):  # the rank has died, so it will not say that it is ready
                 control.send(session)
         self._expect("ready")
 
     def end(self) -> None:
-        """Tell every rank that the experiment is over; if one has died or does not answer, the others go too."""
+        """Tell every rank that the experiment is over. If one rank has died or does not answer, the others are ended,
+        too."""
         if not self.dead:
             try:
                 for control in self.controls:
@@ -99,7 +101,7 @@ class Schedulers:
             self.close()
 
     def close(self) -> None:
-        """Kill what is left and give back every descriptor."""
+        """Kill the processes that are left, and close every descriptor."""
         if self in _abandoned:
             return
         for process in self.processes:
@@ -140,18 +142,19 @@ class Schedulers:
 
 
 class Pool:
-    """Holds, for each number of ranks, the schedulers that are alive, and a spare set that is starting. They are forked
-    from a warm parent, or with `start_method` = "fork" from this process, which must have no threads then."""
+    """The living schedulers for each number of ranks, and a spare set that is starting. They are forked from a warm
+    parent. With `start_method` = "fork", they are forked from this process, which must then have no threads."""
 
     def __init__(self, start_method: str = "forkserver") -> None:
         self.start_method = start_method
-        self.of_multiprocessing = ""  # its temporary folder, in which the warm parent's socket is
+        self.of_multiprocessing = ""  # multiprocessing's temporary folder, with the warm parent's socket
         self.alive: dict[int, Schedulers] = {}
         self.spare: dict[int, Schedulers] = {}
         self.folder: Path | None = None
 
     def warm_up(self) -> None:
-        """Let the warm parent, from which schedulers are forked, import torch while this process does."""
+        """Start the warm parent, from which schedulers are forked. It imports torch while this process imports
+        torch."""
         if self.folder is None or not self.folder.is_dir():
             with limits.uninterrupted():
                 self._warm_up()
@@ -160,18 +163,18 @@ class Pool:
         self.close()
         self.folder = folders.make("pool")
         self.context = zmq.Context()
-        self.context.sndhwm = self.context.rcvhwm = 0  # as sglang has it: else many sends wait for each other
+        self.context.sndhwm = self.context.rcvhwm = 0  # as in sglang; otherwise many sends would wait for each other
         atexit.register(self.close)
         if self.start_method == "forkserver":
             get_context("forkserver").set_forkserver_preload([PRELOAD])
             with _without_main(), folders.temporary_files_there():
                 forkserver.ensure_running()
-                self.of_multiprocessing = util.get_temp_dir()  # which stays if this process is killed
+                self.of_multiprocessing = util.get_temp_dir()  # this folder stays if this process is killed
 
     @contextmanager
     def schedulers(self, ranks: int, session: Session) -> Iterator[Schedulers]:
-        """Living schedulers, ready for the session: those of the experiment before, else the spare set, else new ones.
-        If they die, a new spare set starts in the background. Raises SchedulersGone if none come up."""
+        """Living schedulers that are ready for the session: those of the last experiment, else the spare set, else new
+        ones. If they die, a new spare set starts in the background. Raises SchedulersGone if no set starts."""
         chosen = self._ready(ranks, session)
         try:
             yield chosen
@@ -195,7 +198,7 @@ class Pool:
             self.folder = None
 
     def _ready(self, ranks: int, session: Session) -> Schedulers:
-        """The first of those that is ready. Idle ones may have been killed, and nobody has seen it yet."""
+        """The first set of schedulers that is ready. Idle schedulers may have been killed without notice."""
         for last in (False, False, True):
             living = self._living(self.alive, ranks) or self._living(self.spare, ranks)
             chosen = living or self._start(ranks, session.release)
@@ -211,7 +214,7 @@ class Pool:
         raise AssertionError
 
     def _living(self, held: dict[int, Schedulers], ranks: int) -> Schedulers | None:
-        """The held schedulers of so many ranks, taken out; None if there are none, or one of them has died."""
+        """Take out the held schedulers for this number of ranks. None if there are none, or if one of them has died."""
         found = held.pop(ranks, None)
         if found and not found.are_alive():
             found.close()
@@ -229,8 +232,9 @@ def _barriers(processes: Any, ranks: int) -> list[Barrier]:
 
 @contextmanager
 def _without_main() -> Iterator[None]:
-    """multiprocessing imports the script that runs here again in each new process. Nothing of it is needed there, and a
-    script without a main guard, or one from standard input, would begin anew; so it is out of sight for a moment."""
+    """A context that hides the running script from multiprocessing. multiprocessing would import this script again in
+    each new process. The new process needs nothing of the script, and a script without a main guard, or one from
+    standard input, would start again."""
     main, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
     try:
         yield

@@ -1,6 +1,7 @@
-"""What the schedulers' warm parent imports before it forks any of them (multiprocessing's forkserver).
+"""The imports of the schedulers' warm parent (multiprocessing's forkserver), made before it forks a scheduler.
 
-It lifts the installed release's functions, too, and has torch compute once, on so little that torch starts no thread.
+This module also lifts the installed release's functions, and lets torch compute once. The computation is so small that
+torch starts no thread.
 """
 
 from __future__ import annotations
@@ -14,6 +15,6 @@ from repro.lab.refused import Refused
 from repro.lab.upstream.release import Release
 from repro.lab.upstream.source import INSTALLED
 
-with contextlib.suppress(Refused):  # the experiment itself will say why that release cannot be had
+with contextlib.suppress(Refused):  # the experiment will say why that release is not available
     Release.of(INSTALLED).mm_utils  # noqa: B018
 checksums(pickle.loads(pickle.dumps(make_request(shape=(1, 1)))))

@@ -1,4 +1,4 @@
-"""Requests to send, with features of random bytes, and digests by which the scheduler tells whether they arrived."""
+"""Requests with features of random bytes, and digests by which the scheduler checks that the bytes arrived."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def make_request(
     rid: str = "request-0",
     seed: int = 0,
 ) -> TokenizedGenerateReqInput:
-    """A tokenized request with `items` items, each with a feature of random bytes that `seed` decides.
+    """A tokenized request with `items` items. Each item has a feature of random bytes, which `seed` decides.
 
     `feature` is one of FEATURES: `list` and `tuple` hold two tensors each, `precomputed_embeddings` sits in the
     attribute of that name, `text` is a request without an image. `dtype` is torch's name.
     """
     if feature not in FEATURES:
-        raise ValueError(f"{feature!r} is no feature kind: one of {', '.join(FEATURES)}")
+        raise ValueError(f"{feature!r} is not a feature kind: give one of {', '.join(FEATURES)}")
     if feature == "text":
         return TokenizedGenerateReqInput(rid)
     made = [_item(feature, shape, dtype, seed + index) for index in range(items)]
@@ -64,8 +64,8 @@ def arrays(request: TokenizedGenerateReqInput) -> Iterator[Any]:
 
 
 def digest(array: Any) -> str:
-    """A digest of an array's bytes, shape and type, the same for a tensor and for its clone. Of a large one, it is made
-    from the sum of every page and not from every byte: the scheduler should have time for something else, too."""
+    """A digest of an array's bytes, shape and type. A tensor and its clone have the same digest. The digest of a large
+    array is made from the sum of each page, and not from each byte, so that the scheduler does not lose much time."""
     import torch
 
     tensor = torch.as_tensor(array)

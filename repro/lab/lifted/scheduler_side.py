@@ -1,7 +1,7 @@
 """The scheduler's side of an experiment: a process that receives requests as sglang's scheduler does, without a model.
 
-It is forked from a small warm parent that has torch imported (multiprocessing's forkserver), lives for as many
-experiments as it survives, and dies as sglang's scheduler does: it prints the traceback and is killed.
+The process is forked from a small warm parent that has imported torch (multiprocessing's forkserver). It serves one
+experiment after another until it dies. It dies as sglang's scheduler does: it prints the traceback and is killed.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ PATIENCE = 10.0  # seconds for another rank to come to the barrier
 
 @dataclass(frozen=True)
 class Session:
-    """What a scheduler is told before an experiment. `folder` is the experiment's own, with its record (`events`) and
-    its `log`. Rank 0 receives from the tokenizer and forwards to the other ranks; `late` is how many seconds those take
-    to look. `fault` is carried out by rank 0."""
+    """The scheduler's instructions for one experiment. `folder` is the experiment's own folder, with its record
+    (`events`) and its `log`. Rank 0 receives from the tokenizer and forwards to the other ranks. The other ranks wait
+    `late` seconds before they look. Rank 0 carries out the `fault`."""
 
     folder: str
     release: str
@@ -45,8 +45,8 @@ class Session:
     barrier: bool = True
     fault: Fault | None = None
     late: float = 0.0
-    turnstile: str = ""  # the address of one, if there is one
-    record: str = ""  # where events go, if not to the folder
+    turnstile: str = ""  # the address of the turnstile, if there is one
+    record: str = ""  # the file that gets the events, if it is not in the folder
 
     @property
     def events(self) -> str:
@@ -59,8 +59,8 @@ class Session:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a scheduler stands: its rank, the addresses of the sockets, and the folders that it removes when the
-    tokenizer's process has gone without doing so: the first holds that process's lock."""
+    """A scheduler's rank, the addresses of its sockets, and the folders that it removes if the tokenizer's process has
+    ended without removing them. The first folder holds that process's lock."""
 
     rank: int
     folders: tuple[str, ...]
@@ -107,10 +107,10 @@ class Barrier:
 
 def serve(place: Place, control: Connection, barrier: Barrier, release: str) -> None:
     """Run sessions until the control pipe is closed. The target of the process. `release` is lifted beforehand."""
-    # A session of its own: Ctrl-C, and the SIGKILL of a whole group by Jupyter, are for the tokenizer's process. The
-    # pipe that closes then ends this one, which removes what that process could not.
+    # A session of its own: Ctrl-C, and Jupyter's SIGKILL of a whole group, must reach only the tokenizer's process.
+    # Then the pipe closes. So this process ends, too, and removes what the tokenizer's process could not remove.
     os.setsid()
-    folders.let_go()  # of what was inherited by a fork
+    folders.let_go()  # the folders' locks that the fork has inherited
     scheduler = None
     try:
         scheduler = Scheduler(place, control, barrier)
@@ -119,7 +119,7 @@ def serve(place: Place, control: Connection, barrier: Barrier, release: str) -> 
         while True:
             scheduler.session = control.recv()
             scheduler.run()
-    except (EOFError, OSError, zmq.ZMQError):  # the tokenizer's process is gone, or it was interrupted and let go of us
+    except (EOFError, OSError, zmq.ZMQError):  # the tokenizer's process is gone, or it has closed the pipe
         own, *others = map(Path, place.folders)
         if scheduler:
             scheduler.context.destroy(linger=0)
@@ -134,7 +134,7 @@ class Scheduler:
         self.place, self.control, self.barrier = place, control, barrier
         self.session: Session | None = None
         self.context = zmq.Context()
-        self.context.sndhwm = self.context.rcvhwm = 0  # as sglang has it: a socket takes what it is given
+        self.context.sndhwm = self.context.rcvhwm = 0  # as in sglang: a socket queues any number of messages
         self.inbox, self.outbox = self.context.socket(zmq.PULL), self.context.socket(zmq.PUSH)
         self.inbox.bind(place.inbox)
         self.outbox.connect(place.outbox)
@@ -186,7 +186,7 @@ class Scheduler:
             _kill_myself()
 
     def _receive(self) -> None:
-        """Receive one request, restore its features, compare their bytes, and answer."""
+        """Receive one request, restore its features, compare their bytes, and send the answer."""
         if self.place.rank:
             time.sleep(self.session.late)
         request = self.inbox.recv_pyobj()
@@ -217,7 +217,8 @@ class Scheduler:
             self.release.mm_utils.unwrap_shm_features(request)
 
     def _came_as_a_pointer(self, request: Any) -> bool:
-        """Whether anything of the request did; 0.5.9, which has no function for it, is never asked."""
+        """Whether any feature of the request came as a pointer. (Not called for 0.5.9, which has no function for
+        it.)"""
         lifted = self.release.mm_utils
         return "has_shm_features" in lifted.lines and lifted.has_shm_features([request])
 

@@ -1,4 +1,4 @@
-"""A small /dev/shm, a real one: an experiment in a process with a tmpfs of its own mounted there."""
+"""A real /dev/shm that is small: an experiment in a process that has its own tmpfs mounted there."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ LIMIT = 300.0  # seconds
 def lab(arguments: Sequence[str], *, mebibytes: int, module: str = "repro.lab") -> Verdict:
     """The verdict of `python -m MODULE ARGUMENTS --anyway --json` with a /dev/shm of `mebibytes`.
 
-    Linux ends a process that writes beyond the room with SIGBUS; the verdict then says so. Raises Refused where
-    neither root nor a user may mount a tmpfs in a namespace of their own, and where the lab refuses.
+    If a process writes beyond the room, Linux ends it with SIGBUS, and the verdict says so. Raises Refused if this
+    machine does not allow a tmpfs in a namespace of its own (neither to root nor to a user), and if the lab refuses.
     """
     command = [*namespace(mebibytes), sys.executable, "-m", module, *arguments, "--anyway", "--json"]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", timeout=LIMIT)
@@ -32,13 +32,14 @@ def lab(arguments: Sequence[str], *, mebibytes: int, module: str = "repro.lab") 
 
 
 def signal_of(status: int) -> str | None:
-    """The signal that ended a process, by its exit status as Python or as a shell gives it; None if none did."""
+    """The signal that ended a process, read from an exit status of Python or of a shell; None if no signal did."""
     number = status - 128 if status > 128 else -status
     return signal.Signals(number).name if status and number in signal.valid_signals() else None
 
 
 def namespace(mebibytes: int) -> list[str]:
-    """The beginning of a command that runs with a /dev/shm of `mebibytes`. Raises Refused if that is not allowed."""
+    """The first words of a command that gives its program a /dev/shm of `mebibytes`. Raises Refused if the machine does
+    not allow this."""
     mount = f"mount -t tmpfs -o size={mebibytes}m,mode=1777 tmpfs {SHM}"
     for unshare in NAMESPACES:
         try:
@@ -47,5 +48,5 @@ def namespace(mebibytes: int) -> list[str]:
         except FileNotFoundError:
             break
     raise Refused(
-        "nobody may mount a small /dev/shm here (unshare --mount)", "run this as root, or allow user namespaces"
+        "a small /dev/shm is not allowed here (unshare --mount)", "run this as root, or allow user namespaces"
     )

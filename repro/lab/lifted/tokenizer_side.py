@@ -28,7 +28,7 @@ from repro.lab.upstream.expansion import FUNCTION
 from repro.lab.upstream.standin_data import GenerateReqInput, TokenizedGenerateReqInput
 
 NOBODY = 0  # the number of no thread
-PATIENCE = 5.0  # seconds for the answers to what was sent, when an experiment has failed
+PATIENCE = 5.0  # seconds to wait for the answers to earlier sends, when an experiment has failed
 
 
 class SchedulerDied(Exception):
@@ -40,7 +40,7 @@ class RequestFailed(Exception):
 
 
 class ClientGone(Exception):
-    """The client has gone away, and nobody waits for an answer any more."""
+    """The client has gone away and does not wait for an answer any more."""
 
 
 @dataclass
@@ -73,7 +73,7 @@ class Send:
 
 
 class Tokenizer:
-    """Sends each of `requests` n times. `sends`, `answers` and `error` hold what came of it."""
+    """Sends each of `requests` n times. `sends`, `answers` and `error` hold the result."""
 
     def __init__(
         self, manager: type, requests: Sequence[TokenizedGenerateReqInput], n: int, fault: Fault | None, run: str
@@ -86,7 +86,7 @@ class Tokenizer:
         self.answers: list[str] | None = None
         self.error: BaseException | None = None
         self.loop: asyncio.AbstractEventLoop | None = None
-        self.over = False  # whether nobody waits for what comes of it any more
+        self.over = False  # True when nobody waits for the result any more
         self.seconds = 0.0
         self.prepared = self.bookkeeping = 0.0  # seconds: of the fix since the last send, and of the lab itself
         self.features = {_address(array) for one in self.requests for array in arrays(one)}
@@ -94,8 +94,9 @@ class Tokenizer:
     def execute(
         self, schedulers: Schedulers, recorder: Recorder, *, trace: Callable | None = None, timeout: float = 20.0
     ) -> None:
-        """Run to the end, an error, the scheduler's death or the timeout. On a thread: a notebook has a loop already.
-        Code that blocks the loop is interrupted when the timeout is over; if it cannot be, it is left behind."""
+        """Run until the end, an error, the scheduler's death or the timeout. This needs a thread, because a notebook
+        has a loop already. Code that blocks the loop is interrupted after the timeout. If this is impossible, it is
+        left behind."""
         self.schedulers, self.recorder = schedulers, recorder
         thread = threading.Thread(target=self._on_thread, args=(trace, timeout), name="tokenizer", daemon=True)
         thread.start()
@@ -113,7 +114,7 @@ class Tokenizer:
                 schedulers.abandon()
 
     def _leave(self) -> None:
-        """Let the loop end if it waits: it hears of nothing else. (One that has ended hears nothing.)"""
+        """End the loop if it waits; nothing else would wake it. (If the loop has ended already, this does nothing.)"""
         self.over = True
         with contextlib.suppress(RuntimeError):
             if self.loop:
@@ -137,8 +138,8 @@ class Tokenizer:
 
     @contextlib.contextmanager
     def sending(self, arguments: tuple) -> Iterator[None]:
-        """What surrounds one call of the lifted `_send_one_request`: it is counted, timed, and recorded as a send. What
-        the lab itself does meanwhile does not count."""
+        """A context around one call of the lifted `_send_one_request`: the call is counted, timed, and recorded as a
+        send. The lab's own work in between is not counted."""
         request = _tokenized(arguments)
         number = len(self.sends)
         send = Send(_label(number, len(self.requests), self.n), where=_sending_line())
@@ -156,7 +157,8 @@ class Tokenizer:
             self.recorder.about(None)
 
     def send(self, request: Any) -> None:
-        """Pickle and send, as ZMQ's `send_pyobj` does, and look at what leaves. Raises ZMQError if it is to fail."""
+        """Pickle and send, as ZMQ's `send_pyobj` does, and examine the message. Raises ZMQError if the fault says
+        so."""
         number = len(self.sends) - 1
         send = self.sends[number]
         message = pickle.dumps(request, pickle.DEFAULT_PROTOCOL)
@@ -226,7 +228,7 @@ class Tokenizer:
             async for answers in manager._handle_batch_request(*arguments):
                 self.answers = answers
         except BaseException:
-            await self._until_all_arrived()  # what was sent is answered all the same, and should be in this run
+            await self._until_all_arrived()  # earlier sends are still answered, and their answers belong to this run
             raise
         finally:
             receiver.cancel()
@@ -243,7 +245,7 @@ class Tokenizer:
     async def _receive(self, inbox: zmq.asyncio.Socket, manager: Any) -> None:
         while True:
             answer = await inbox.recv_pyobj()
-            if answer["run"] != self.run:  # of one that did not wait for it
+            if answer["run"] != self.run:  # the answer belongs to an earlier run that did not wait for it
                 continue
             send = self.sends[self.number_of[answer["rid"]]]
             if answer["error"]:
@@ -276,8 +278,9 @@ def _fail(answer: asyncio.Future, error: Exception) -> None:
 
 
 def _keep_quiet(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """For the loop's complaints of errors that nobody awaits: `Tokenizer.error` has what matters. A complaint would be
-    formatted while garbage is collected, in the middle of anything; within `ast.parse`, that breaks CPython 3.11."""
+    """Ignore the loop's complaints about errors that nobody awaits: `Tokenizer.error` holds the error that matters. A
+    complaint would be formatted during garbage collection, which can come at any moment. Inside `ast.parse`, it breaks
+    CPython 3.11."""
 
 
 class _Outbox:
@@ -288,7 +291,7 @@ class _Outbox:
 
 
 class _Watched:
-    """Looks at what goes in and out of the lifted `_send_one_request`; changes nothing."""
+    """Observes the arguments and the messages of the lifted `_send_one_request`. It changes nothing."""
 
     watcher: Tokenizer
 
@@ -323,7 +326,7 @@ def _segment(name: str) -> tuple[int, int] | None:
 
 
 def _address(array: Any) -> int:
-    """Where the bytes of a tensor or a numpy array are; 0 for what has none here, such as a pointer."""
+    """The address of the bytes of a tensor or a numpy array; 0 for an object without bytes here, such as a pointer."""
     if hasattr(array, "data_ptr"):
         return array.data_ptr()
     return array.ctypes.data if hasattr(array, "ctypes") else 0

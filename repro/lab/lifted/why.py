@@ -1,4 +1,5 @@
-"""Why a run crashed: from the failed open back to the item that two sends share, a line a step, each with its place."""
+"""Why a run crashed: the steps from the failed open back to the item that two sends share. Each step has its line and
+place."""
 
 from __future__ import annotations
 
@@ -20,11 +21,11 @@ class Cause:
 
 
 def why(run: Run) -> list[Cause]:
-    """The causes of a run's crash, the last one first. Raises Refused if no open of a name that was made has failed."""
+    """The causes of a run's crash, the last cause first. Raises Refused if no open of a name of this run has failed."""
     release = Release.of(run.verdict.release)
     failed = next((event for event in run.events if event.what == "open failed"), None)
     if failed is None or not (made := _first(run, failed.name, "create", "link")):
-        raise Refused("nothing has to be explained here", "no open of a name failed that the run had made")
+        raise Refused("there is nothing to explain: in this run, no open of a name of its own failed")
     carried = [number for number, send in enumerate(run.sends) if failed.name in send.names]
     causes = [Cause(f"the scheduler cannot open {failed.name}, which {_label(run, failed)} carries", _where(failed))]
     if unlinked := _first(run, failed.name, "unlink"):

@@ -1,1 +1,1 @@
-"""What this machine and this environment have: tried before a run, and not guessed."""
+"""What this machine and this environment have. Each thing is tried before a run, not guessed."""

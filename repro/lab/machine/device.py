@@ -1,4 +1,4 @@
-"""Which device a run takes. What this machine and this environment have is tried and not guessed. Standard library."""
+"""The choice of a run's device. The GPU and its kernels are tried, not guessed. Standard library only."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LOADING = 120.0  # seconds that the trial of sgl_kernel may take
 
 @dataclass(frozen=True)
 class Device:
-    """What has to be said to sglang for one kind of device: arguments of `Engine`, environment of its process."""
+    """The settings of sglang for one kind of device: arguments of `Engine`, and the environment of its process."""
 
     name: str
     arguments: dict[str, Any]
@@ -39,7 +39,7 @@ CPU = Device(
     {
         "SGLANG_USE_CPU_ENGINE": "1",
         "CUDA_VISIBLE_DEVICES": "",
-        "TORCHDYNAMO_DISABLE": "1",  # else the first request spends 28 s in the compiler
+        "TORCHDYNAMO_DISABLE": "1",  # otherwise the first request spends 28 s in the compiler
     },
 )
 DEVICES = {device.name: device for device in (CPU, CUDA)}
@@ -57,7 +57,7 @@ class Choice:
 def choose(name: str) -> Choice:
     """The choice for `auto`, `cpu` or `cuda`. `auto` takes CUDA only if a GPU can be used here.
 
-    Raises Refused for `cuda` where no GPU can be used, and KeyError for any other name.
+    Raises Refused for `cuda` if no GPU can be used, and KeyError for any other name.
     """
     if name == "cpu":
         return Choice(CPU)
@@ -94,8 +94,8 @@ def gpu_answers() -> bool:
 
 @functools.cache
 def why_no_kernels() -> str:
-    """Why this environment's `sgl_kernel` cannot be used; "" if it loads. It is loaded in a child: a library that does
-    not fit the driver may take its process along."""
+    """Why this environment's `sgl_kernel` cannot be used; "" if it loads. A child process loads it, because a library
+    that does not fit the driver may kill its process."""
     if importlib.util.find_spec("sgl_kernel") is None:
         return "a GPU answers, but this environment has no sgl_kernel"
     trial = [sys.executable, "-c", "import torch, sgl_kernel"]

@@ -1,4 +1,5 @@
-"""Which files living processes have open or mapped. By hand, for the doctor has to run on a Python without psutil."""
+"""The files that living processes have open or mapped. This reads /proc itself, because the doctor must run on a Python
+without psutil."""
 
 from __future__ import annotations
 
@@ -10,8 +11,9 @@ PROC = Path("/proc")
 
 
 def held_inodes() -> set[tuple[int, int]]:
-    """Device and inode of all that living processes have open or mapped, of those that may be looked into. Not the
-    names: a semaphore is mapped under the name that it had while it was made, a hard link under either of its names."""
+    """Device and inode of each file that a living process has open or mapped, for all processes that this user may
+    inspect. Names would not do: a semaphore is mapped under its temporary name, and a hard link under any of its
+    names."""
     held: set[tuple[int, int]] = set()
     for process in _processes():
         for line in _bytes(process / "maps").splitlines():
@@ -22,7 +24,7 @@ def held_inodes() -> set[tuple[int, int]]:
 
 
 def inode(path: str | Path) -> tuple[int, int] | None:
-    """Device and inode of the file that a path leads to; None if there is none by now."""
+    """Device and inode of the file that a path leads to; None if the file is gone."""
     try:
         found = os.stat(path)
     except OSError:

@@ -1,4 +1,4 @@
-"""What can be found wrong before anything is started. Standard library only: it must run where parts are missing."""
+"""Checks before anything is started. Standard library only, because the checks must run if packages are missing."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ PARTS = {
     "psutil": "psutil",
     "zmq": "pyzmq",
 }
-SHM_NEEDED = 16 << 20  # bytes: some dozen features of the largest image that the tiny model takes
+SHM_NEEDED = 16 << 20  # bytes: about a dozen features of the largest image that the tiny model takes
 
 
 def require_linux() -> None:
-    """Raise Refused elsewhere: sglang and /dev/shm exist on Linux only."""
+    """Raise Refused on any other system: sglang and /dev/shm exist on Linux only."""
     if sys.platform != "linux":
         raise Refused(f"this runs on Linux only, not on {sys.platform}", "use a Linux machine, a container or WSL 2")
 
@@ -41,26 +41,26 @@ def require_parts() -> None:
 
 
 def whole(path: Path, option: str) -> Path:
-    """The whole path. Raises Refused, naming the `option`, if it leads nowhere: an unknown user's `~`, a loop of links,
-    or a name that is too long."""
+    """The absolute path. Raises Refused, with the `option`, if the path is impossible: `~` of an unknown user, a loop
+    of links, or a name that is too long."""
     try:
         found = path.expanduser().resolve()
         found.exists()
     except (OSError, RuntimeError, ValueError) as error:
-        raise Refused(f"{option} {str(path)[:80]} is no path ({_one_line(error)})", "give another one") from None
+        raise Refused(f"{option} {str(path)[:80]} is not a path ({_one_line(error)})", "give another one") from None
     return found
 
 
 def require_no_pipe(path: Path) -> None:
-    """Raise Refused for a named pipe, a socket or a device. To open a pipe waits for somebody at its other end, perhaps
-    for ever. To read a device, such as /dev/full, may never end."""
+    """Raise Refused for a named pipe, a socket or a device. To open a pipe waits for a process at the other end,
+    perhaps for ever. A read of a device, such as /dev/full, may never end."""
     with contextlib.suppress(OSError):
         if path.exists() and not (path.is_file() or path.is_dir()):
             raise Refused(f"{path} is a pipe, a socket or a device", "give a file")
 
 
 def require_image(path: Path) -> None:
-    """Raise Refused unless `path` is an image that Pillow can read to its end. A large one is no reason to warn."""
+    """Raise Refused unless `path` is an image that Pillow can read to its end. A large image gives no warning."""
     from PIL import Image
 
     require_no_pipe(path)
@@ -77,8 +77,8 @@ def require_image(path: Path) -> None:
 
 
 def require_model(model: str) -> str:
-    """The model as sglang is to be told of it: a folder's whole path, or a hub id. Raises Refused unless it is a folder
-    with a config.json, or an id whose config.json can be had."""
+    """The model as sglang needs it: the absolute path of a folder, or a hub id. Raises Refused unless `model` is a
+    folder with a config.json, or an id whose config.json is available."""
     folder = whole(Path(model), "--model")
     if folder.is_dir():
         if not (folder / "config.json").is_file():
@@ -107,20 +107,20 @@ def require_shared_memory() -> None:
 
 
 def require_room(memory: int, shared: int, way_out: str) -> None:
-    """Raise Refused, with that way out, unless so many bytes are available in memory and free in /dev/shm. Linux ends a
-    process with SIGBUS that writes beyond the room in /dev/shm."""
+    """Raise Refused, with that way out, unless so many bytes are available in memory and free in /dev/shm. If a process
+    writes beyond the room in /dev/shm, Linux ends it with SIGBUS."""
     available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     status = os.statvfs(SHM)
     free = status.f_bavail * status.f_frsize
     for needed, room, where in ((memory, available, "of memory"), (shared, free, f"in {SHM}")):
         if needed > room:
             raise Refused(
-                f"this may take {needed / 1e6:,.0f} MB {where}, where there are {room / 1e6:,.0f} MB", way_out
+                f"this may take {needed / 1e6:,.0f} MB {where}, and only {room / 1e6:,.0f} MB are there", way_out
             )
 
 
 def require_cache(place: Path) -> None:
-    """Raise Refused if `place` in the user's cache directory is neither there nor can be made."""
+    """Raise Refused if `place` in the user's cache directory does not exist and cannot be made."""
     if place.is_dir():
         return
     try:
@@ -135,7 +135,7 @@ def require_cache(place: Path) -> None:
 
 
 def require_writable(path: Path, option: str) -> None:
-    """Raise Refused, naming the `option`, unless the file at `path` can be written; leaves it as it was."""
+    """Raise Refused, with the `option`, unless the file at `path` can be written. The file is left unchanged."""
     require_no_pipe(path)
     new = not path.exists()
     try:
@@ -171,7 +171,7 @@ def _require_hub(model: str) -> None:
 
     try:
         hf_hub_download(model, "config.json")
-    except Exception as error:  # no network, no such model, no right to it: the library's own word tells
+    except Exception as error:  # no network, no such model, no right to it: the library's own message says which
         raise Refused(
             f"cannot get {model} from the hub ({_one_line(error)})",
             "check the name and the network, or give a model's folder, or `--model tiny`",

@@ -1,6 +1,8 @@
-"""Which of the kit's environments this Python is: that of `make setup`, `make gpu`, `make latest`, or environment.yml.
+"""The kit's environment to which this Python belongs: that of `make setup`, `make gpu`, `make latest`, or
+environment.yml.
 
-Each has its own locks, and its own way to be made again. Standard library only: it must run where parts are missing.
+Each environment has its own locks and its own command that makes it again. Standard library only, because this must run
+if packages are missing.
 """
 
 from __future__ import annotations
@@ -12,13 +14,13 @@ from pathlib import Path
 from repro.lab.places import ROOT
 
 GPU_FOLDER, LATEST_FOLDER = ".venv-gpu", ".venv-latest"
-CONDAS_MARK = "conda-meta"  # the folder by which conda, too, knows an environment
+CONDAS_MARK = "conda-meta"  # conda itself knows its environments by this folder
 
 
 @dataclass(frozen=True)
 class Surroundings:
-    """An environment: what it is called, the locks that say what is in it, the command that mends it, and the command
-    that brings the kit itself."""
+    """An environment: its name, the locks of its packages, the command that repairs it, and the command that installs
+    the kit itself."""
 
     name: str
     locks: tuple[str, ...]
@@ -33,7 +35,7 @@ CONDA = Surroundings("conda's", ("gpu.lock",), "conda env update -f environment.
 
 
 def here(prefix: str = sys.prefix) -> Surroundings:
-    """The environment with that prefix. A Python of another kind is held to what `make setup` makes."""
+    """The environment with that prefix. Any other Python is treated as the environment of `make setup`."""
     if (Path(prefix) / CONDAS_MARK).is_dir():
         return CONDA
     return {ROOT / GPU_FOLDER: GPU, ROOT / LATEST_FOLDER: LATEST}.get(Path(prefix), CPU)

@@ -1,20 +1,20 @@
 """Tokenizer | the kernel's name table | scheduler: who did what to which name, one row an act, downwards in time.
 
 Events become rows, each with the state of every segment after it; the text and the drawing are both made from the
-rows. Times, pids and random names do not get in: rows are ordinal, names are numbered as they turn up. How two
-processes overlap differs from run to run; so the rows go send by send, unless the order of time is asked for.
+rows. Times, pids and random names do not get in: rows are ordinal, names are numbered as they turn up, and the segments
+behind them have letters. Names with one letter are hard links to one segment. How two processes overlap differs from
+run to run; so the rows go send by send, unless the order of time is asked for.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from errno import errorcode
 from itertools import accumulate, groupby
 from typing import Any, Literal
 
-from repro.lab.evidence.event import NAMING
+from repro.lab.pictures.segments import Segment, segment_of
 
 Order = Literal["send", "time"]
 ACTS = (
@@ -24,30 +24,6 @@ ACTS = (
 LEGEND = {"named": "named", "mapped": "unlinked but mapped", "gone": "gone", "failed": "failed"}
 GLYPHS = {"named": "|", "mapped": ":", "gone": " ", "failed": "x"}
 NOTHING = "no shared-memory name was touched"
-
-
-@dataclass(eq=False)
-class Segment:
-    """One segment while the events are read: is there a name for it, and how often does which process hold it?"""
-
-    name: str
-    named: bool = False
-    size: str = ""
-    held: Counter[int] = field(default_factory=Counter)
-
-    @property
-    def state(self) -> str:
-        return "named" if self.named else "mapped" if self.held.total() else "gone"
-
-    def apply(self, what: str, pid: int, known: bool) -> None:
-        """What the act changes. A process holds it from `create` or `open` (the descriptor; then the mapping) to
-        `close`; where neither `map` nor `close` was recorded at all, that is not `known`, and nobody does."""
-        if what in ("create", "link", "open", "unlink"):
-            self.named = what != "unlink"
-        if what == "close":
-            self.held[pid] = max(self.held[pid] - 1, 0)
-        elif known and (what in ("create", "open") or (what == "map" and not self.held[pid])):
-            self.held[pid] += 1
 
 
 @dataclass
@@ -61,6 +37,8 @@ class Row:
     error: str
     where: str
     size: str = ""
+    after: float = 0.0  # seconds since the first act of the run
+    letter: str = ""
     states: list[str] = field(default_factory=list)
 
     @property
@@ -82,8 +60,9 @@ def rows(events: Iterable[Any], labels: Sequence[str] = (), order: Order = "send
     segments: list[Segment] = []
     found: list[Row] = []
     newest: dict[int, Row] = {}  # of each process
+    first = min((event.at for event in events), default=0.0)
     for event in events:
-        segment = _segment(segments, event)
+        segment = segment_of(event, segments)
         segment.apply(event.what, event.pid, known)
         row = newest.get(event.pid)
         here = row and row is found[-1] and _function(row.where) == _function(event.where)
@@ -92,11 +71,13 @@ def rows(events: Iterable[Any], labels: Sequence[str] = (), order: Order = "send
             row.words += f", {event.what}"
         else:
             row = newest[event.pid] = _row(event, segments.index(segment), labels, several)
+            row.after = event.at - first
             row.states = [each.state for each in segments]
             found.append(row)
         if event.bytes is not None and not segment.size:
             segment.size = row.size = _size(event.bytes)  # told once, where it is first known
     for row in found:
+        row.letter = segments[row.segment].letter
         row.states += ["gone"] * (len(segments) - len(row.states))
     return found
 
@@ -108,6 +89,9 @@ def text(events: Iterable[Any], labels: Sequence[str] = (), *, order: Order = "s
         return NOTHING
     names = " ".join(str(number % 10) for number in range(1, len(found[0].states) + 1))
     table = [("", "tokenizer", names, "scheduler")]
+    if known := letters(found):
+        row = [f"{known.get(place, '?'):.1}" for place in range(len(found[0].states))]
+        table.append(("", "segment", " ".join(row), ""))
     for send, acts in groupby(found, key=lambda row: row.send):
         for first, row in enumerate(acts):
             glyphs = [GLYPHS[state] for state in row.states]
@@ -125,10 +109,24 @@ def text(events: Iterable[Any], labels: Sequence[str] = (), *, order: Order = "s
 
 
 def note(found: list[Row], order: Order) -> list[str]:
-    """What has to be said of the order: nothing, or one line."""
+    """What has to be said of names that share a segment, and of the order; nothing, or a line for each."""
     sends = [send for send, _ in groupby(row.send for row in found)]
     apart = order == "send" and len(sends) == len(set(sends)) > 2  # the first is awaited: two cannot overlap
-    return ["The sends are shown one after the other; in a run they may overlap."] if apart else []
+    return [*_links(found), *["The sends are shown one after the other; in a run they may overlap."] * apart]
+
+
+def letters(found: Iterable[Row]) -> dict[int, str]:
+    """The letter of the segment behind each name, by the name's number less 1; empty where no inode was recorded."""
+    return {row.segment: row.letter for row in found if row.letter}
+
+
+def _links(found: Iterable[Row]) -> Iterator[str]:
+    """A line for each segment that has more names than one."""
+    known = letters(found)
+    for letter in dict.fromkeys(known.values()):
+        *names, last = sorted(place + 1 for place, other in known.items() if other == letter)
+        if names:
+            yield f"Names {', '.join(map(str, names))} and {last} are hard links to one segment, {letter}."
 
 
 def _ordered(events: list[Any], order: Order) -> list[Any]:
@@ -145,16 +143,6 @@ def _ordered(events: list[Any], order: Order) -> list[Any]:
         for name in {event.name for event in timed}
     )
     return by_send if kept else timed
-
-
-def _segment(segments: list[Segment], event: Any) -> Segment:
-    """The segment that the event is about: the newest of its name, or a new one."""
-    same = [segment for segment in segments if segment.name == event.name]
-    if not same or (event.what in NAMING and not same[-1].named):
-        segments.append(Segment(event.name))
-        return segments[-1]
-    mapped = [segment for segment in same if segment.held[event.pid]]
-    return mapped[0] if event.what == "close" and mapped else same[-1]
 
 
 def _row(event: Any, segment: int, labels: Sequence[str], several: bool) -> Row:

@@ -6,28 +6,32 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
-from repro.lab.pictures.lane_rows import LEGEND, NOTHING, Order, Row, note, rows
+from repro.lab.pictures.lane_rows import LEGEND, NOTHING, Order, Row, letters, note, rows
 from repro.lab.pictures.lane_rows import text as lanes_text
-from repro.lab.pictures.svg import BAD, CHAR, EDGE, INK, NAMED, PALE, SOFT, document, lines, stroke, text
+from repro.lab.pictures.svg import BAD, CHAR, EDGE, INK, NAMED, PALE, SOFT, document, lines, stroke, text, told
 
 ROW, BAR = 28, 14  # pixels: a row, a segment's bar
 
 
-def lanes(events: Iterable[Any], *, labels: Sequence[str] = (), title: str = "", order: Order = "send") -> str:
-    """An SVG document: left what the tokenizer did, right the schedulers, between them a column a segment: a solid bar
-    while named, a hatched one while unlinked but mapped, ended when gone. A failed act is an arrow that hits nothing.
+def lanes(
+    events: Iterable[Any], *, labels: Sequence[str] = (), title: str = "", order: Order = "send", times: bool = False
+) -> str:
+    """An SVG document: left what the tokenizer did, right the schedulers, between them a column a name: a solid bar
+    while named, a hatched one while unlinked but mapped, ended when gone. Below a name is the letter of its segment. A
+    failed act is an arrow that hits nothing. Under the mouse, a mark tells its process, its send and its place; with
+    `times` (which no two runs have in common) the time, too.
 
     `events` have `at, pid, role, what, name, send, bytes, errno, where`; `labels[k]` is what send k is called.
     `order` is "send" (send by send: the same in every run) or "time" (as it was: shows what overlapped).
     """
     events = list(events)
     found = rows(events, labels, order)
-    width, height, body = _lanes(found, note(found, order)) if found else lines([NOTHING])
+    width, height, body = _lanes(found, note(found, order), times) if found else lines([NOTHING])
     title = title or "tokenizer, the kernel's name table, scheduler"
     return document(title, lanes_text(events, labels, order=order), width, height, body)
 
 
-def _lanes(found: list[Row], notes: list[str]) -> tuple[float, float, str]:
+def _lanes(found: list[Row], notes: list[str], times: bool) -> tuple[float, float, str]:
     """Width, height and body of the lanes."""
     count = len(found[0].states)
     pitch, step = 66 if count <= 4 else 30, ROW if len(found) <= 20 else ROW - 6
@@ -37,8 +41,10 @@ def _lanes(found: list[Row], notes: list[str]) -> tuple[float, float, str]:
     width = right + max([_wide(row) for row in found if not row.left], default=90) + 16 + EDGE
     columns = [(left + right) / 2 + (k - (count - 1) / 2) * pitch for k in range(count)]
     names = [f"name {k + 1}" if pitch > 40 else str(k + 1) for k in range(count)]
+    known = letters(found)
     sizes = {row.segment: row.size for row in found if row.size} if pitch > 40 else {}
-    ys, y = [], 90.0 if sizes else 76.0
+    behind = {k: ", ".join(filter(None, (known.get(k), sizes.get(k)))) for k in sorted({*known, *sizes})}
+    ys, y = [], 90.0 if behind else 76.0
     for row in found:
         ys.append(y)
         y += step + 36 * bool(row.error)
@@ -49,15 +55,36 @@ def _lanes(found: list[Row], notes: list[str]) -> tuple[float, float, str]:
         text((left + right) / 2, 24, "kernel's name table", anchor="middle", weight="bold"),
         text(right + 16, 24, "scheduler", weight="bold"),
         *(text(x, 46, name, anchor="middle") for x, name in zip(columns, names, strict=True)),
-        *(text(columns[k], 62, size, anchor="middle", size=12, color=SOFT) for k, size in sizes.items()),
+        *(text(columns[k], 62, words, anchor="middle", size=12, color=SOFT) for k, words in behind.items()),
+        *([text(left - 16, 62, "segment", anchor="end", size=12, color=SOFT)] if known else []),
         *_sends(found, ys, step, width),
-        *(mark for row, y in zip(found, ys, strict=True) for mark in _act(row, y, columns[row.segment], left, right)),
-        *(mark for k, x in enumerate(columns) for mark in _life([row.states[k] for row in found], ys, x, bottom)),
+        *(
+            told(_told(row, times), _act(row, y, columns[row.segment], left, right))
+            for row, y in zip(found, ys, strict=True)
+        ),
+        *(
+            told(f"name {k + 1}{_behind(known.get(k))}: {state}", marks)
+            for k, x in enumerate(columns)
+            for state, marks in _life([row.states[k] for row in found], ys, x, bottom)
+        ),
         *(_cross(columns[row.segment], y) for row, y in zip(found, ys, strict=True) if row.error),
         *_legend(bottom + 26),
         *(text(EDGE, bottom + 58, words, size=12, color=SOFT) for words in notes),
     ]
     return max(width, 560), bottom + 44 + 26 * len(notes), "\n".join(body)
+
+
+def _told(row: Row, times: bool) -> str:
+    """What a mark tells under the mouse: process, send, act, place, and when."""
+    who = ", ".join(filter(None, (row.role, row.send)))
+    act = row.words + " fails" * bool(row.error) + _behind(row.letter)
+    place = row.failure if row.error else f"at {row.where}" * bool(row.where)
+    when = f"{row.after * 1000:.1f} ms after the first act" if times else ""
+    return "; ".join(filter(None, (f"{who}: {act}", place, when)))
+
+
+def _behind(letter: str | None) -> str:
+    return f" (segment {letter})" if letter else ""
 
 
 def _wide(row: Row) -> float:
@@ -91,16 +118,17 @@ def _act(row: Row, y: float, column: float, left: float, right: float) -> Iterat
         yield stroke(f"M{edge - 9 * way:.1f} {y}H{tip:.1f}m{-6 * way} -4l{6 * way} 4l{-6 * way} 4")
 
 
-def _life(states: list[str], ys: list[float], x: float, bottom: float) -> Iterator[str]:
-    """A segment's bar: solid while named, hatched while unlinked but mapped, closed by a thick line when gone."""
+def _life(states: list[str], ys: list[float], x: float, bottom: float) -> Iterator[tuple[str, list[str]]]:
+    """A name's bar: solid while named, hatched while unlinked but mapped, closed by a thick line when gone; for each
+    part, what it says, and its marks."""
     for state, places in groupby(range(len(states)), key=states.__getitem__):
         places = list(places)
         begin = ys[places[0]] - (10 if state == "named" else 0)
         end = ys[places[-1] + 1] if places[-1] + 1 < len(ys) else bottom
         if state != "gone":
-            yield _bar(state, x - BAR / 2, begin, end - begin)
+            yield LEGEND[state], [_bar(state, x - BAR / 2, begin, end - begin)]
         elif places[0]:
-            yield stroke(f"M{x - BAR / 2 - 4:.1f} {begin}h{BAR + 8}", width=3)
+            yield LEGEND[state], [stroke(f"M{x - BAR / 2 - 4:.1f} {begin}h{BAR + 8}", width=3)]
 
 
 def _bar(state: str, x: float, y: float, height: float) -> str:

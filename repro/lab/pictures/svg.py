@@ -4,6 +4,7 @@ readable without eyes: role=img, <title>, and the same as text in <desc>."""
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from xml.sax.saxutils import escape
 
 INK, SOFT, PALE, NAMED, BAD = "#111111", "#595959", "#f1f1f1", "#1f3a5f", "#a4001d"
@@ -42,6 +43,11 @@ def stroke(path: str, *, color=INK, width=1.2, dash="") -> str:
     """A line along a path."""
     extra = f' stroke-dasharray="{dash}"' if dash else ""
     return f'<path d="{path}" fill="none" stroke="{color}" stroke-width="{width}"{extra}/>'
+
+
+def told(words: str, marks: Iterable[str]) -> str:
+    """The marks as one thing, which tells these words under the mouse."""
+    return f"<g><title>{xml(words)}</title>{''.join(marks)}</g>"
 
 
 def xml(words: str) -> str:

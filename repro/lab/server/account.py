@@ -1,4 +1,4 @@
-"""What the clients of one server saw, read from the record of the run, and whether that is what was promised."""
+"""What the clients of one server saw, read from the run's record, and whether this keeps the promise."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from repro.lab.evidence.verdict import Outcome, Verdict
 
 @dataclass(frozen=True)
 class Seen:
-    """What one client saw. `kind` is `other` (it streams), `culprit`, `next` or `before`; `tokens` of the `asked` came;
-    `error` is the exception of the client's library and `says` its text; `texts` are the answers."""
+    """What one client saw. `kind` is `other` (a client that streams), `culprit`, `next` or `before`. `asked` tokens
+    were asked for, and `tokens` came. `error` is the exception of the client's library, and `says` is its text. `texts`
+    are the answers."""
 
     kind: str
     number: int
@@ -26,10 +27,10 @@ class Seen:
 
 @dataclass(frozen=True)
 class Account:
-    """What all clients saw. `health` maps `before` and `after` to what `/health` said, of several replicas each thing
-    once; `gone` is how many seconds the first cut came before every port refused connections, None if one never did.
-    `replicas` maps `before` and `after` to how many servers were well; `again` is how many times a client's library
-    sent its request once more."""
+    """What all clients saw. `health` maps `before` and `after` to the answers of `/health`; equal answers of several
+    replicas are said once. `gone` is the time in seconds from the first cut until every port refused connections; None
+    if a port never refused. `replicas` maps `before` and `after` to the number of healthy servers. `again` is how many
+    times a client's library sent its request again."""
 
     clients: list[Seen]
     health: dict[str, str]
@@ -42,11 +43,11 @@ class Account:
         return sorted((seen for seen in self.clients if seen.kind == kind), key=lambda seen: seen.number)
 
     def served(self, kind: str) -> bool:
-        """Whether there were clients of this kind, and each had a whole answer."""
+        """Whether there were clients of this kind, and each of them got a whole answer."""
         return bool(self.of(kind)) and all(seen.whole for seen in self.of(kind))
 
     def nobody_served(self, kind: str) -> bool:
-        """Whether no client of this kind had a whole answer."""
+        """Whether no client of this kind got a whole answer."""
         return not any(seen.whole for seen in self.of(kind))
 
     def as_dict(self) -> dict[str, Any]:
@@ -71,8 +72,8 @@ def read(events: Iterable[Mapping[str, Any]]) -> Account:
 
 
 def keeps(verdict: Verdict, promise: Outcome) -> bool:
-    """Whether what was promised happened to the server and to its clients. Crashed: #24231, every answer cut after its
-    first token, the next client refused. Survived: everybody has a whole answer."""
+    """Whether the promise about the server and its clients was kept. `crashed` promises #24231: every answer is cut
+    after its first token, and the next client is refused. `survived` promises a whole answer for every client."""
     account = read(verdict.events)
     if not verdict.keeps(promise) or account.health.get("before") != "200":
         return False

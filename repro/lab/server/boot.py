@@ -1,6 +1,7 @@
 """sglang's own HTTP server, started as `python -m sglang.launch_server` starts it, and the clients beside it.
 
-The clients are a process that is not below the server's. So they live on when sglang kills its own process tree.
+The clients are a process that is not below the server's process. So they live on when sglang kills its own process
+tree.
 """
 
 from __future__ import annotations
@@ -33,11 +34,10 @@ def serve(
 ) -> list[str]:
     """Serve until all clients have gone, and return the texts of the culprit's answer.
 
-    The clients first send each body of `before`. Then `others` clients stream. When each of them has had its first
-    token, the culprit's body is sent. At last, one more client asks. To be called in a child only: if its scheduler
-    dies, sglang kills the calling process. What the clients saw is in the run's record (`account.read`). With several
-    `replicas`, each server is a child of the calling process, and the calling process ends as the first replica that
-    ended badly did.
+    The clients first send each body of `before`. Then `others` clients stream. When each of them has its first token,
+    the culprit's body is sent. At last, one more client asks. Call this in a child only: if the scheduler dies, sglang
+    kills the calling process. The run's record holds what the clients saw (`account.read`). With several `replicas`,
+    each server is a child of the calling process. If a replica ends badly, the calling process ends in the same way.
     """
     with contextlib.ExitStack() as held:
         ports = [held.enter_context(held_port()).getsockname()[1] for _ in range(replicas)]
@@ -75,7 +75,7 @@ def wait_for(pids: Sequence[int]) -> None:
 
 
 def boot(model: str, device: str, port: int) -> None:
-    """Import sglang, then serve at this port of 127.0.0.1. Returns when the server was asked to stop."""
+    """Import sglang, then serve at this port of 127.0.0.1. Returns after the server was asked to stop."""
     engine.prepare(model)
     import sglang.srt.entrypoints.http_server  # noqa: F401  before the fork, so that nothing is imported after it
 
@@ -86,7 +86,7 @@ def boot(model: str, device: str, port: int) -> None:
 
 
 def launch(given: Mapping[str, Any], port: int) -> None:
-    """What `python -m sglang.launch_server` does, in this process. Returns when the server was asked to stop."""
+    """Do in this process what `python -m sglang.launch_server` does. Returns after the server was asked to stop."""
     sys.argv = [MODULE, *command_line(given), "--host", LOOPBACK, "--port", str(port)]
     print("$ python -m", *sys.argv, flush=True)
     with contextlib.suppress(KeyboardInterrupt):
@@ -104,10 +104,11 @@ def command_line(given: Mapping[str, Any]) -> list[str]:
 
 
 def held_port() -> socket.socket:
-    """A socket at a port of 127.0.0.1, on which nobody listens. While the socket is open, the system gives the port to
-    nobody else. Only a server that asks for this very port, with SO_REUSEADDR, can listen there, as sglang's does.
+    """A socket that is bound to a free port of 127.0.0.1 and does not listen. While the socket is open, the system
+    gives this port to no other program. Only a server that asks for this port with SO_REUSEADDR can listen there.
+    sglang does.
 
-    Raises Refused where nobody can be reached at that address (a machine whose loopback has IPv6 only, or is down).
+    Raises Refused if this address cannot be used (on a machine whose loopback has only IPv6, or is down).
     """
     try:
         with socket.create_server((LOOPBACK, 0)) as server, socket.create_connection(server.getsockname(), timeout=5):

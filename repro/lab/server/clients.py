@@ -1,9 +1,9 @@
 """The clients: a process of its own, with the `openai` package as people use it, on loopback.
 
-`python -m repro.lab.server.clients PLAN` detaches itself from the server's process, waits until the server is healthy,
-does what the plan says, notes in the run's record what each client saw, and asks the server to stop. The library's own
-retries are off, for a retry hides what it repeats; and no proxy of the environment is asked for loopback. Where the
-server has several replicas, a balancer stands before them, and the culprit's library tries again on each of them.
+`python -m repro.lab.server.clients PLAN` detaches itself from the server's process and waits until the server is
+healthy. Then it does what the plan says, notes in the run's record what each client saw, and asks the server to stop.
+The library's own retries are off, because a retry hides the first failure. No proxy of the environment is used for
+loopback. If the server has several replicas, a balancer stands in front of them, and the culprit's library tries again.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     import httpx
     from openai import AsyncOpenAI
 
-LIMIT = 110.0  # seconds for one request, less than a warden's limit for all of it
-HEALTH = 30.0  # seconds for an answer of /health, which takes up to 20
+LIMIT = 110.0  # seconds for one request; less than a warden's limit for all requests
+HEALTH = 30.0  # seconds for an answer of /health, which can take up to 20
 POLL = 0.05  # seconds between two looks at a server that boots
-REFUSED_WITHIN = 2.0  # seconds in which a dead server's port is looked at; so long for each replica
+REFUSED_WITHIN = 2.0  # seconds for which a dead server's port is watched, for each replica
 STORY = "Tell a long story."
 
 
@@ -47,8 +47,8 @@ def main(file: Path) -> None:
 
 @contextlib.contextmanager
 def beside(pids: Iterable[int]) -> Iterator[list[psutil.Process]]:
-    """In a child of this process, an orphan that is recorded: the servers' processes, which are asked to stop at the
-    end. The process that calls this exits at once."""
+    """A context in a recorded child, which becomes an orphan. It gives the servers' processes, and asks the servers to
+    stop at the end. The process that calls this exits at once."""
     servers = [psutil.Process(pid) for pid in pids]
     if os.fork():
         os._exit(0)
@@ -62,8 +62,8 @@ def beside(pids: Iterable[int]) -> Iterator[list[psutil.Process]]:
 
 
 def connected(ports: Sequence[int]) -> tuple[httpx.AsyncClient, AsyncOpenAI]:
-    """A plain client for any port of loopback, and one of the `openai` package for the replicas at these ports, which
-    are asked in turn. Neither of them asks a proxy of the environment, and neither tries again what has failed."""
+    """A plain client for any port of loopback, and a client of the `openai` package for the replicas at these ports,
+    which get the requests in turn. Neither client uses a proxy of the environment, and neither client retries."""
     import httpx
     from openai import AsyncOpenAI
 
@@ -84,8 +84,8 @@ async def health(plain: httpx.AsyncClient, port: int) -> str:
 
 
 async def healthy(port: int, server: psutil.Process, plain: httpx.AsyncClient) -> str:
-    """What `/health` says when it is `200` and the server itself listens at this port, or when the server is gone. A
-    foreign program that has taken the port may say `200`, too."""
+    """Wait until `/health` says `200` and the server itself listens at this port, or until the server is gone. Returns
+    what `/health` said last. (Another program that has taken the port may say `200`, too.)"""
     while _lives(server):
         if (says := await health(plain, port)) == "200" and any(at == port for _, at, _ in listening(server)):
             return says
@@ -111,7 +111,7 @@ class Clients:
         self.gone: asyncio.Task | None = None
 
     async def run(self) -> list[str] | None:
-        """Do what the plan says; the texts of the culprit's answer, or None if there was none."""
+        """Do what the plan says. Returns the texts of the culprit's answer, or None if there was no answer."""
         said = [await healthy(*at, self.plain) for at in zip(self.plan.ports, self.servers, strict=True)]
         if any(says != "200" for says in said):  # a server died while it booted
             self._note_health("before", said)
@@ -127,7 +127,7 @@ class Clients:
             await self.all_stream.wait()
         texts = await self._ask("culprit", self.plan.culprit)
         await asyncio.gather(*streams)
-        if self.gone:  # a dying server still takes connections, and cuts them: the next client comes after that
+        if self.gone:  # a dying server still accepts connections and cuts them, so the next client waits
             await self.gone
         await self._ask("next", question("And now?"))
         self._note_health("after", [await self._health_at_last(port) for port in self.plan.ports])
@@ -140,8 +140,9 @@ class Clients:
             note("health", when=when, port=port, says=says)
 
     async def _health_at_last(self, port: int) -> str:
-        """What `/health` says, asked again after a 503: the scheduler ignores the question while a batch is ending, and
-        then nothing answers sglang's own check, `http_server.health_generate`, within its 20 s."""
+        """The answer of `/health` at the end. After a 503, the question is asked again: while a batch is ending, the
+        scheduler ignores the question, and sglang's own check, `http_server.health_generate`, gets no answer within its
+        20 s."""
         said = await health(self.plain, port)
         return await health(self.plain, port) if said == "503" else said
 
@@ -177,7 +178,7 @@ class Clients:
         else:
             note("client", kind="other", number=number, whole=seen["tokens"] == seen["asked"], **seen)
         if not seen["tokens"]:
-            self._has_first_token()  # it will never have one: nobody waits for it
+            self._has_first_token()  # this client will never have a first token, so nobody must wait for it
 
     def _has_first_token(self) -> None:
         self.waiting_for_first_token -= 1
@@ -185,7 +186,7 @@ class Clients:
             self.all_stream.set()
 
     def _cut(self, kind: str, number: int, error: Exception, seen: dict[str, Any]) -> None:
-        """Note an answer that did not come, or was cut; after the first of them, look when all ports are closed."""
+        """Note an answer that did not come or was cut. After the first of them, watch until all ports are closed."""
         cause = f" < {name_of(error.__cause__)}" if error.__cause__ else ""
         says = " ".join(str(error).split())[:300]
         note("client", kind=kind, number=number, whole=False, error=name_of(error) + cause, says=says, **seen)
@@ -208,8 +209,8 @@ class Clients:
 
 
 def listening(server: psutil.Process) -> list[tuple[str, int, str]]:
-    """Where the server's processes accept connections over the network: address, port, the process's title. Nothing of
-    processes that are gone."""
+    """The places where the server's processes accept connections over the network: address, port, the process's title.
+    Processes that are gone have none."""
     sockets = []
     with contextlib.suppress(psutil.NoSuchProcess):
         for process in (server, *server.children(recursive=True)):
@@ -219,7 +220,7 @@ def listening(server: psutil.Process) -> list[tuple[str, int, str]]:
 
 
 def name_of(error: BaseException) -> str:
-    """The class of an exception, with the package that it is from: `httpx.RemoteProtocolError`."""
+    """The class of an exception, with its package: `httpx.RemoteProtocolError`."""
     kind = type(error)
     package = kind.__module__.partition(".")[0]
     return kind.__name__ if package == "builtins" else f"{package}.{kind.__name__}"

@@ -1,4 +1,4 @@
-"""What the clients are to do: told by the server's process to theirs, as a file. And the bodies that they send."""
+"""The clients' plan, which the server's process writes to a file, and the bodies that the clients send."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 LOOPBACK = "127.0.0.1"
-ROOM = 12000  # tokens that all streams together may take: the server on a CPU has room for 16,384
+ROOM = 12000  # tokens for all streams together: the server on a CPU has room for 16,384
 LONGEST = 200  # tokens of a stream
 MOST = 64  # clients
 REPLICAS = 4  # at most: each takes 1.5 GB of memory
@@ -21,9 +21,9 @@ Body = dict[str, Any]
 
 @dataclass(frozen=True)
 class Plan:
-    """`replicas` are the servers, each as its port and its process, which the clients end when they are done. `others`
-    clients stream; `culprit` is the body that is sent when each of them has its first token; `before` are bodies that
-    are sent before."""
+    """`replicas` are the servers: of each the port and the process. The clients end these processes when they are done.
+    `others` clients stream. `culprit` is the body that is sent when each of them has its first token. `before` are
+    bodies that are sent before the streams."""
 
     replicas: list[tuple[int, int]]
     others: int
@@ -41,7 +41,8 @@ class Plan:
 
     @property
     def tokens(self) -> int:
-        """How many tokens each stream asks for: many, so that it is still running when the culprit's request comes."""
+        """The tokens that each stream asks for. There are many, so that the stream still runs when the culprit's
+        request comes."""
         return min(LONGEST, ROOM // max(1, self.others))
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""A verdict on a server as text for people: what its clients saw, and then what the server's own evidence is."""
+"""A verdict on a server as text for people: first what its clients saw, then the server's own evidence."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ KINDS = {"before": "before", "other": "the others, streaming", "culprit": "image
 
 
 def text(verdict: Verdict, promise: Outcome) -> str:
-    """The verdict against what was promised: the clients' side, then the server's."""
+    """The verdict beside the promise: first the clients' side, then the server's side."""
     account = read(verdict.events)
     server = report.text(verdict, promise).splitlines()
-    head, rest = server[0], server[2:-1]  # its own promise is said here, and its last line at the end
+    head, rest = server[0], server[2:-1]  # the promise comes first, and the server's last line comes at the end
     lines = [
         f"{len(account.of('other'))} clients stream; one more sends {head}",
         f"promised   {PROMISES[promise]}",

@@ -1,6 +1,6 @@
-"""The one request that does it, as a command to paste: `python -m repro.lab.server.request`.
+"""The one request that crashes a server, as a command to paste: `python -m repro.lab.server.request`.
 
-It is for a server of one's own. A server of 0.5.9 to 0.5.12.post1 that gets it dies, with all that it serves.
+Use it only on a server of your own. A server of 0.5.9 to 0.5.12.post1 dies of this request, and so do all its requests.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from repro.lab.refused import Refused
 from repro.lab.server.plan import image_url, question
 from repro.lab.terminal import OneLineParser, count
 
-SERVER = "http://127.0.0.1:30000"  # where sglang listens if it is not told otherwise
+SERVER = "http://127.0.0.1:30000"  # where sglang listens by default
 
 
 def main() -> int:

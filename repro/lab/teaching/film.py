@@ -1,16 +1,18 @@
-"""The stepper's steps to look at: a player for Jupyter, and a filmstrip that needs no kernel."""
+"""The stepper's steps to look at: a player, with sglang's lines, and a filmstrip, without them. Neither needs a kernel
+or a script: a page that was saved can be stepped through."""
 
 from __future__ import annotations
 
 import html
+import itertools
 import re
 import textwrap
 from pathlib import Path
-from typing import Any
 
-from IPython.display import SVG
+from IPython.display import HTML
 
 from repro.lab import pictures
+from repro.lab.teaching.inline import Picture
 from repro.lab.teaching.stepper import Step, Walk
 from repro.lab.upstream.expansion import copy_lines
 
@@ -18,28 +20,59 @@ AROUND = 6  # lines of code that a frame shows before and after the one that is 
 SENDS, AWAITS = "_send_one_request(", "_wait_one_response("  # methods that `_handle_batch_request` calls
 COLUMNS, TILE = 2, 440  # of the filmstrip; pixels
 STYLE = """
-<style>
-.film {display: grid; grid-template-columns: minmax(0, 1.15fr) minmax(0, 0.85fr); gap: 12px; font-size: 13px}
+.film {font-size: 13px}
+.film > input {margin: 2px 1px}
+.film > .said {margin: 4px 0}
+.film > .pages > *, .film > .said > * {display: none}
+.film .page {grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); gap: 12px}
+.film .page > div {min-width: 0}
+.film .page > :first-child {grid-column: 1 / -1}
+.film .turn {display: inline-block; padding: 2px 10px; margin: 0 6px 6px 0; border: 1px solid #999; cursor: pointer}
 .film pre {margin: 0 0 6px; padding: 6px; border: 1px solid #999; font-size: 11.5px; line-height: 1.4; overflow-x: auto}
-.film .now {background: #ffe08a; color: #111; font-weight: bold}
+.film pre .now {background: #ffe08a; color: #111; font-weight: bold}
 .film table {border-collapse: collapse; margin: 4px 0}
 .film tr, .film td, .film th {padding: 1px 10px 1px 0; line-height: 1.3; text-align: left; background: none}
-</style>
 """
+SHOWN = """
+.{film} > input:nth-of-type({k}):checked ~ .said > :nth-child({k}) {{display: inline}}
+.{film} > input:nth-of-type({k}):checked ~ .pages > :nth-child({k}) {{display: grid}}
+"""
+NOT_JUPYTERS = 'data-lm-suppress-shortcuts="true"'  # else JupyterLab takes the arrow keys for its own
+_numbers = itertools.count(1)
 
 
-def player(walk: Walk) -> Any:
-    """An ipywidgets box: play, a slider (arrow keys step it), and the frame: code, /dev/shm, and the object graph."""
-    import ipywidgets
-
+def player(walk: Walk) -> HTML:
+    """All steps: a row of marks, one a step (the arrow keys go from one to the next), and the frame of the step that is
+    chosen: code, /dev/shm, and the object graph. The step is announced to those who listen."""
+    film = f"film-{next(_numbers)}"
     pages = frames(walk)
-    play = ipywidgets.Play(min=0, max=len(pages) - 1, interval=700, description="play")
-    slider = ipywidgets.IntSlider(min=0, max=len(pages) - 1, description="step", continuous_update=True)
-    slider.layout.width = "60%"
-    shown = ipywidgets.HTML(pages[0])
-    ipywidgets.jslink((play, "value"), (slider, "value"))
-    slider.observe(lambda change: setattr(shown, "value", pages[change["new"]]), names="value")
-    return ipywidgets.VBox([ipywidgets.HBox([play, slider]), shown])
+    said = [html.escape(_said(step, len(pages))) for step in walk.steps]
+    marks = "".join(
+        f'<input type="radio" name="{film}" id="{film}-{k}" aria-label="{words}" {NOT_JUPYTERS}{" checked" * (k == 0)}>'
+        for k, words in enumerate(said)
+    )
+    turned = "".join(
+        f'<div class="page" data-step="{k}"><div>{_turns(film, k, len(pages))}</div>{page}</div>'
+        for k, page in enumerate(pages)
+    )
+    style = STYLE + "".join(SHOWN.format(film=film, k=k + 1) for k in range(len(pages)))
+    return HTML(
+        f'<div class="film {film}" role="group" aria-label="the steps, one after the other">'
+        f"<style>{style}</style>{marks}"
+        f'<p class="said" role="status" aria-live="polite">{"".join(f"<span>{words}</span>" for words in said)}</p>'
+        f'<div class="pages">{turned}</div></div>'
+    )
+
+
+def _said(step: Step, count: int) -> str:
+    """What is announced of a step."""
+    return "; ".join([f"step {step.number + 1} of {count}, line {step.line}", *_name_lines(step)])
+
+
+def _turns(film: str, k: int, count: int) -> str:
+    """Buttons to the step before and to the next one."""
+    ways = ((k - 1, "back"), (k + 1, "next"))
+    return "".join(f'<label class="turn" for="{film}-{to}">{way}</label>' for to, way in ways if 0 <= to < count)
 
 
 def frames(walk: Walk) -> list[str]:
@@ -49,7 +82,7 @@ def frames(walk: Walk) -> list[str]:
     return [_frame(step, lines, drawn) for step in walk.steps]
 
 
-def filmstrip(walk: Walk, title: str = "") -> SVG:
+def filmstrip(walk: Walk, title: str = "") -> Picture:
     """The moments that matter, one below the other, as one SVG: line, names in /dev/shm, object graph. It shows no
     line of upstream's, so it may be kept."""
     found = moments(walk)
@@ -61,7 +94,7 @@ def filmstrip(walk: Walk, title: str = "") -> SVG:
     )
     width, bottom = COLUMNS * TILE + 16, 48 + -(-len(tiles) // COLUMNS) * height
     told = "; ".join(f"{caption}: {', '.join(_name_lines(step))}" for caption, step in found)
-    return SVG(
+    return Picture(
         f'<svg xmlns="http://www.w3.org/2000/svg" role="img" width="{width}" height="{bottom:.0f}" '
         f'viewBox="0 0 {width} {bottom:.0f}" style="max-width:100%;height:auto" '
         f'font-family="Helvetica, Arial, sans-serif"><title>{html.escape(title)}</title>'
@@ -117,9 +150,8 @@ def _frame(step: Step, lines: list[str], drawn: dict[str, str]) -> str:
     names = "".join(f"<tr><td>{html.escape(line)}</td></tr>" for line in _name_lines(step))
     values = "".join(f"<tr><td>{k}</td><td>{html.escape(v)}</td></tr>" for k, v in step.variables.items())
     return (
-        f'{STYLE}<div class="film" data-step="{step.number}"><div><pre>{code}</pre>'
-        f'<table class="names"><tr><th>/dev/shm</th></tr>{names}</table><table>{values}</table></div>'
-        f"<div>{drawn[key]}</div></div>"
+        f'<div><pre>{code}</pre><table class="names"><tr><th>/dev/shm</th></tr>{names}</table>'
+        f"<table>{values}</table></div><div>{drawn[key]}</div>"
     )
 
 

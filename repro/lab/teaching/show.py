@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from IPython.display import SVG, clear_output
+from IPython.display import clear_output
 
 from repro.lab import engine, pictures
 from repro.lab.engine import child, launcher, report
@@ -21,20 +21,21 @@ from repro.lab.engine.host import Host
 from repro.lab.evidence.verdict import Outcome, Verdict
 from repro.lab.lifted import Run
 from repro.lab.places import ROOT
-from repro.lab.teaching import transcript
+from repro.lab.teaching import prediction, transcript
+from repro.lab.teaching.inline import Picture
 from repro.lab.terminal import aligned
 
 LIMIT = 600.0  # seconds for a command
 
 
-def lanes(run: Run, title: str = "") -> SVG:
+def lanes(run: Run, title: str = "") -> Picture:
     """tokenizer | the kernel's name table | scheduler, for a run."""
-    return SVG(pictures.lanes(run.events, labels=run.labels, title=title))
+    return Picture(pictures.lanes(run.events, labels=run.labels, title=title, times=True))
 
 
-def graph(roots: Mapping[str, object], mutated: object = None, title: str = "") -> SVG:
+def graph(roots: Mapping[str, object], mutated: object = None, title: str = "") -> Picture:
     """Who shares what: requests, `mm_inputs`, `mm_items`, items, features."""
-    return SVG(pictures.graph(roots, mutated=mutated, title=title))
+    return Picture(pictures.graph(roots, mutated=mutated, title=title))
 
 
 def command(line: str) -> None:
@@ -115,3 +116,9 @@ def rows(table: list[Mapping[str, Any]]) -> None:
     """Print dictionaries of one kind as an aligned table."""
     heads = list(table[0])
     print("\n".join(aligned([heads, *([row[head] for head in heads] for row in table)])))
+
+
+def checked(predicted: object, actual: object) -> None:
+    """Print what came of the reader's prediction (None: there is none). `actual` is what the run gave. See
+    `prediction.told`."""
+    print(prediction.told(predicted, actual))

@@ -26,6 +26,7 @@ CHANCE = (  # in this order
         "how many semaphores a killed tree leaves depends on Python's version, and on who was killed first",
     ),
     Rule(r"\d+\.\d+ (s|ms|us)\b", r"_ \1", "times"),
+    Rule(r"(; at [\w.]+\.py:)\d+(?= \w+; _ ms after the first act)", r"\1_", "a design's own lines move"),
     Rule(r'(…/multiprocessing/[^"]+", line )\d+', r"\1_", "CPython's own lines differ between its versions"),
     Rule(r"0x[0-9a-f]{6,}", "0x_", "addresses"),
     Rule("    …\n    …", "    …", "how many lines of a frame are left out: from 3.11 on there are marks below it"),

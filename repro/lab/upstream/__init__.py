@@ -1,1 +1,2 @@
-"""A release's own code: read from its source, lifted, made runnable, and what stands in for the rest of sglang."""
+"""A release's own code: its source is read, and its functions are lifted and made runnable. Stand-ins replace the rest
+of sglang."""

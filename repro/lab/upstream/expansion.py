@@ -19,8 +19,8 @@ def find_function(source: str) -> ast.AsyncFunctionDef | None:
 
 
 def expansion_points(source: str) -> list[ast.Call]:
-    """The calls `copy.copy(tokenized_objs[i])` in `_handle_batch_request` after which the copy's `mm_inputs` are
-    left as they are, that is, shared with the source request. In order: the warm-up's, then the samples'."""
+    """The calls `copy.copy(tokenized_objs[i])` in `_handle_batch_request` whose copy still shares its `mm_inputs` with
+    the source request afterwards. First the warm-up's call, then the samples'."""
     function = find_function(source)
     if function is None:
         return []
@@ -35,15 +35,16 @@ def expansion_points(source: str) -> list[ast.Call]:
 
 
 def copy_lines(source: str) -> set[int]:
-    """The lines of `_handle_batch_request` on which a request is copied, whether its items are then shared or not."""
+    """The lines of `_handle_batch_request` on which a request is copied, with or without shared items."""
     function = find_function(source)
     assignments = [node for node in ast.walk(function) if isinstance(node, ast.Assign)] if function else []
     return {node.lineno for node in assignments if _copies_a_request(node.value)}
 
 
 def wrapped(source: str, where: str, functions: Sequence[str]) -> str:
-    """`source`, a release's tokenizer_manager.py, with a call of each of the two `functions` around the copy at each of
-    the two expansion points. No line is moved. Raises Refused, naming `where`, if there are not exactly two."""
+    """`source`, a release's tokenizer_manager.py, rewritten: the copy at expansion point k is inside a call of function
+    k of the two `functions`. No line moves. Raises Refused, with `where`, unless there are exactly two expansion
+    points."""
     points = expansion_points(source)
     if len(points) != len(functions):
         raise Refused(
@@ -56,8 +57,8 @@ def wrapped(source: str, where: str, functions: Sequence[str]) -> str:
 
 
 def shared_again(source: str, where: str, points: Collection[int]) -> str:
-    """`source`, a fixed release's tokenizer_manager.py, without the fix at these of its two expansion points (1: the
-    warm-up's, 2: the samples'). No line is moved. Raises Refused, naming `where`, if the fix is not at both."""
+    """`source`, a fixed release's tokenizer_manager.py, without the fix at these expansion points (1: the warm-up's, 2:
+    the samples'). No line moves. Raises Refused, with `where`, unless the fix is at both points."""
     function = find_function(source)
     blocks = [node.body for node in ast.walk(function) if isinstance(node, ast.For)] if function else []
     fixes = [
@@ -78,7 +79,7 @@ def shared_again(source: str, where: str, points: Collection[int]) -> str:
 
 
 def _with_call_around(source: str, call: ast.Call, function: str) -> str:
-    """`source` with `function(...)` around a call. Columns of the syntax tree count bytes of UTF-8."""
+    """`source` with `function(...)` around a call. The syntax tree's columns count bytes of UTF-8."""
     lines = source.encode().splitlines(keepends=True)
     assert call.lineno == call.end_lineno, "a call over several lines"
     line, start, end = lines[call.lineno - 1], call.col_offset, call.end_col_offset

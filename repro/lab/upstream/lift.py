@@ -1,8 +1,8 @@
 """sglang's own functions and classes, taken out of a release's source and made runnable.
 
-What is lifted is compiled from the release's file with its true name and line numbers, so tracebacks and debuggers
-show upstream's lines. What a lifted definition needs of its module is lifted with it; what it needs from elsewhere is
-passed in, and `Lifted.given` says what that was.
+A lifted definition is compiled from the release's file, with the file's true name and line numbers. So tracebacks and
+debuggers show upstream's lines. Other definitions of the same module are lifted, too, if they are needed. Names from
+other modules are passed in, and `Lifted.given` lists them.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ class Lifted:
     given: list[str] = field(default_factory=list)
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("module", "source"):  # not set yet: while it is being copied or unpickled
+        if name in ("module", "source"):  # not set yet, because this object is being copied or unpickled
             raise AttributeError(name)
         return getattr(self.module, name)
 
 
 def lift(source: Source, names: Iterable[str], offered: Mapping[str, Any], *, variant: str = "") -> Lifted:
-    """The definitions `names` of `source`, with those of its module that they need, as a module of its own.
+    """A new module with the definitions `names` of `source`, and the definitions of the same file that they need.
 
-    A name is a function, a class, or `Class.method`; methods are put into a class of that name whose base is
-    `offered[Class]`. `offered` comes before the module's own definitions. The module is registered in `sys.modules`,
-    so that lifted classes can be pickled; `variant` tells it from another one of the same file. Raises Refused if the
-    release lacks a name or needs one not offered.
+    A name is a function, a class, or `Class.method`. Methods are put into a class of that name whose base is
+    `offered[Class]`. A name in `offered` wins over the file's own definition. The module is registered in
+    `sys.modules`, so that lifted classes can be pickled. `variant` distinguishes two modules of the same file. Raises
+    Refused if the release lacks a name, or if it needs a name that is not offered.
     """
     tree = _parsed(source.text)
     wanted = list(names)
@@ -55,7 +55,8 @@ def lift(source: Source, names: Iterable[str], offered: Mapping[str, Any], *, va
     nodes += _classes_of_methods(tree, [name for name in wanted if "." in name], source)
     nodes, missing = _closure(tree, nodes, set(offered))
     if missing:
-        raise Refused(f"sglang {source.release}: {source.path.name} needs {', '.join(sorted(missing))}, not offered")
+        names = ", ".join(sorted(missing))
+        raise Refused(f"sglang {source.release}: {source.path.name} needs {names}: not lifted, no stand-in")
     body = sorted(nodes, key=lambda node: node.lineno)
     module = ModuleType(module_name(source, variant))
     used = sorted(set().union(*map(_free_names, body)) & set(offered)) if body else []
@@ -68,7 +69,7 @@ def lift(source: Source, names: Iterable[str], offered: Mapping[str, Any], *, va
 
 
 def has(source: Source, name: str) -> bool:
-    """Whether the release defines `name`, a function, a class, or `Class.method`."""
+    """Whether the release defines `name`: a function, a class, or `Class.method`."""
     try:
         tree = _parsed(source.text)
         return bool(_find(tree, name, source) if "." not in name else _classes_of_methods(tree, [name], source))
@@ -77,7 +78,7 @@ def has(source: Source, name: str) -> bool:
 
 
 def module_name(source: Source, variant: str = "") -> str:
-    """The name that the lifted module has in `sys.modules`, the same in every process."""
+    """The name of the lifted module in `sys.modules`. It is the same in every process."""
     return "_".join(filter(None, ("lifted", source.path.stem, source.release, variant))).replace(".", "_")
 
 
@@ -107,7 +108,7 @@ def _top_level(tree: ast.Module) -> dict[str, ast.stmt]:
 
 
 def _classes_of_methods(tree: ast.Module, names: list[str], source: Source) -> list[ast.stmt]:
-    """For each class, one definition that holds the wanted methods alone, over the class of that name offered."""
+    """For each class, one definition that holds only the wanted methods. Its base is the offered class of that name."""
     made = []
     for owner in dict.fromkeys(name.partition(".")[0] for name in names):
         cls = _find(tree, owner, source)
@@ -130,7 +131,7 @@ def _like(cls: ast.ClassDef, *, name: str, bases: list[ast.expr], body: list[ast
 
 
 def _closure(tree: ast.Module, nodes: list[ast.stmt], offered: set[str]) -> tuple[list[ast.stmt], set[str]]:
-    """`nodes` with the module's definitions that they need, and the names that are neither there nor offered."""
+    """`nodes` with the definitions of the module that they need, and the needed names that nobody defines or offers."""
     top, todo, taken, missing = _top_level(tree), list(nodes), list(nodes), set()
     while todo:
         for name in _free_names(todo.pop()) - offered:
@@ -143,7 +144,7 @@ def _closure(tree: ast.Module, nodes: list[ast.stmt], offered: set[str]) -> tupl
 
 
 def _free_names(node: ast.stmt) -> set[str]:
-    """The names that `node` reads from its module, annotations and builtins left out."""
+    """The names that `node` reads from its module, without annotations and builtins."""
     code = ast.unparse(_WithoutAnnotations().visit(copy.deepcopy(node)))
     names = set(_globals(symtable.symtable(code, "lifted", "exec")))
     own = {node.name} if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) else set()
@@ -159,7 +160,7 @@ def _globals(table: symtable.SymbolTable) -> Iterable[str]:
 
 
 class _WithoutAnnotations(ast.NodeTransformer):
-    """Takes annotations out: they are not evaluated."""
+    """Removes annotations, because they are not evaluated."""
 
     def visit_arg(self, node: ast.arg) -> ast.arg:
         node.annotation = None

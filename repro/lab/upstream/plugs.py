@@ -1,4 +1,4 @@
-"""Plugs: what an experiment changes in sglang's functions, in the tokenizer's process, and nowhere else."""
+"""Plugs: the changes that an experiment makes to sglang's functions, in the tokenizer's process only."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from repro.lab.upstream.lift import Lifted
 
 MANAGERS = "sglang.srt.managers."
 KILL = "sglang.srt.utils.common.kill_process_tree"
-NOT_LIFTED = (KILL, "uvicorn.run")  # hooks of a server, which the lab is not
+NOT_LIFTED = (KILL, "uvicorn.run")  # hooks that only a server needs
 
 Prepare = Callable[[Any], Any]
 Hook = Callable[..., Any]
 
 
 class Fix(Protocol):
-    """What can be plugged in, such as a design of `fixed.designs`. `prepare` is applied to each copied request at the
-    expansion `points` (1: the warm-up's, 2: the samples'). Each of `hooks` stands around a function of sglang: a call
+    """A fix that can be plugged in, such as a design of `fixed.designs`. `prepare` is applied to each copied request at
+    the expansion `points` (1: the warm-up's, 2: the samples'). Each of `hooks` wraps a function of sglang: a call
     becomes `hook(original, *arguments)`, as with sglang's own `HookType.AROUND`. The keys are full upstream paths, such
     as `sglang.srt.managers.mm_utils.wrap_shm_features`. `kept` returns the names that the fix keeps in /dev/shm from
-    one request to the next: an experiment does not take them for leftovers."""
+    one request to the next. These names do not count as leftovers."""
 
     prepare: Prepare | None
     points: Sequence[int]
@@ -34,7 +34,7 @@ class Fix(Protocol):
 
 @dataclass(frozen=True)
 class Plug:
-    """A fix that has no more to say than what is plugged in."""
+    """The simplest fix: only the fields that are plugged in."""
 
     prepare: Prepare | None = None
     points: Sequence[int] = (1, 2)
@@ -49,8 +49,8 @@ def as_fix(given: Fix | Prepare | None) -> Fix:
 
 @contextlib.contextmanager
 def hooked(hooks: Mapping[str, Hook], modules: Mapping[str, Lifted | None], release: str) -> Iterator[None]:
-    """While the context lasts, each hook stands around its function in the lifted `modules` (name -> module). Hooks of
-    NOT_LIFTED are passed over. Raises Refused if the release has no such function."""
+    """While the context lasts, each hook wraps its function in the lifted `modules` (name -> module). Hooks in
+    NOT_LIFTED are ignored. Raises Refused if the release has no such function."""
     with contextlib.ExitStack() as undo:
         for path, hook in hooks.items():
             if path in NOT_LIFTED:
@@ -65,7 +65,8 @@ def hooked(hooks: Mapping[str, Hook], modules: Mapping[str, Lifted | None], rele
 
 
 def _found(lifted: Lifted | None, place: str, release: str, path: str) -> tuple[Any, str, Callable]:
-    """What holds the function at `place` (`function` or `Class.function`), its name there, and itself."""
+    """The module or class that holds the function at `place` (`function` or `Class.function`), its name there, and the
+    function."""
     owner, _, name = place.rpartition(".")
     holder = lifted and (getattr(lifted.module, owner, None) if owner else lifted.module)
     original = vars(holder).get(name) if holder else None
@@ -75,7 +76,7 @@ def _found(lifted: Lifted | None, place: str, release: str, path: str) -> tuple[
 
 
 def around(original: Callable, hook: Hook) -> Callable:
-    """`original` with the hook around it, as sglang's plugins do it."""
+    """`original` wrapped by the hook, as sglang's plugins do it."""
 
     @functools.wraps(original)
     def hooked(*arguments: Any, **named: Any) -> Any:

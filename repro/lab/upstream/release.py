@@ -1,4 +1,4 @@
-"""One release of sglang, as far as the lab runs it: its lifted functions, made once a process."""
+"""One release of sglang, as far as the lab runs it: its lifted functions, made once in each process."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ TOKENIZER_MANAGER = (
     *("_handle_batch_request", "_send_one_request"),
     *("_collect_batch_responses", "_stream_batch_responses"),  # split off in 0.5.17
 )
-RECEIVER = "SchedulerRequestReceiver._finalize_shm_features"  # unwraps, and contains what fails
-PREPARES = ("prepare_1", "prepare_2")  # what the copies at the two expansion points go through
+RECEIVER = "SchedulerRequestReceiver._finalize_shm_features"  # unwraps, and contains a failure
+PREPARES = ("prepare_1", "prepare_2")  # the functions through which the copies at the two expansion points go
 
 
 class Release:
@@ -58,8 +58,8 @@ class Release:
         return self._manager(source.Source(code.release, code.path, text), dict.fromkeys(PREPARES, itself), "prepared")
 
     def with_the_bug_again(self, points: Collection[int] = (1, 2)) -> Lifted:
-        """The same, of a fixed release, but without the fix at these expansion points. Raises Refused if the release
-        has not the fix at both."""
+        """The same for a fixed release, but without the fix at these expansion points. Raises Refused unless the
+        release has the fix at both."""
         code = source.read(self.name, source.TOKENIZER_MANAGER)
         text = expansion.shared_again(code.text, f"sglang {self.name}", points)
         return self._manager(source.Source(code.release, code.path, text), {}, f"bug_at_{'_'.join(map(str, points))}")
@@ -83,8 +83,8 @@ class Release:
         return lift.lift(source.read(self.name, source.COMMON), ["kill_process_tree"], offered)
 
     def set_transport(self, *, inline: bool, skip_tokenizer_init: bool) -> None:
-        """Decide for this process what the lifted functions find out on a server from its arguments: the transport
-        (`inline` pickles features into the message, as with `dist_init_addr`) and `skip_tokenizer_init`."""
+        """Set for this process the values that a server takes from its arguments: the transport (`inline` pickles
+        features into the message, as with `dist_init_addr`) and `skip_tokenizer_init`."""
         standins.settings.skip_tokenizer_init = skip_tokenizer_init
         if self.mm_utils:
             self.mm_utils.module._is_default_tensor_transport = inline
@@ -95,8 +95,8 @@ class Release:
 
     @contextlib.contextmanager
     def plugged(self, fix: Fix, prepare: Prepare | None) -> Iterator[None]:
-        """While the context lasts, the fix is plugged into this process's lifted code; `prepare` is what is applied in
-        the place of the fix's own. Raises Refused if the release has not what the fix plugs into."""
+        """While the context lasts, the fix is plugged into this process's lifted code. `prepare` replaces the fix's own
+        `prepare`. Raises Refused if the release lacks a function that the fix needs."""
         manager = self.manager(fix)
         with hooked(fix.hooks, {"mm_utils": self.mm_utils, "tokenizer_manager": manager}, self.name):
             for point, name in enumerate(PREPARES, start=1) if prepare else ():
@@ -119,7 +119,7 @@ class Release:
     @cached_property
     def _offered(self) -> dict[str, Any]:
         offered = {**standins.REAL, **{name: standin.value for name, standin in standins.of_modules().items()}}
-        with contextlib.suppress(Refused):  # from 0.5.14 on, segments have names of their own making: lifted, too
+        with contextlib.suppress(Refused):  # from 0.5.14 on, sglang itself makes the segments' names
             code = source.read(self.name, source.SHM_NAMES)
             offered["make_shm_name"] = lift.lift(code, ["make_shm_name"], standins.REAL).module.make_shm_name
         return offered
@@ -131,7 +131,7 @@ def _made(name: str) -> Release:
 
 
 def itself(copied: Any) -> Any:
-    """What an expansion point without a fix does to a copied request: nothing."""
+    """The `prepare` of an expansion point without a fix: it does nothing to the copied request."""
     return copied
 
 

@@ -1,7 +1,7 @@
 """A release's source files, by name: the installed sglang's, or a wheel's, kept in the user's cache.
 
-Of a wheel only the files that the lab needs are kept. `releases.sha256` holds a checksum of each, for every release, so
-what is lifted and run is what the kit was written for. A cached file is checked again whenever it is read.
+The cache keeps only the files of a wheel that the lab needs. `releases.sha256` holds a checksum of each file of every
+release. So the kit runs only the code that it was written for. A cached file is checked again each time it is read.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class Source:
 
 
 def name_of(release: str) -> str:
-    """The version that `release` stands for. `installed` is the installed version; where sglang is not installed, it is
-    the last affected release. Raises Refused for anything else that is not a release."""
+    """The version that `release` means. `installed` means the installed version; if sglang is not installed, it means
+    the last affected release. Raises Refused for any other text that is not a release."""
     if release == INSTALLED:
         return installed_version() or LAST
     if release not in ALL and release != installed_version():
@@ -56,7 +56,7 @@ def read(release: str, file: str) -> Source:
     """`file` (such as `srt/managers/mm_utils.py`) of `release`: `installed`, or a version such as `0.5.12.post1`.
 
     Raises Refused, in one line, if there is no such release or file, if neither a registry nor the cache has it, or if
-    a download is not what it should be.
+    a download has a wrong checksum.
     """
     release = name_of(release)
     path = _installed(file) if release == installed_version() else _cached(release, file)
@@ -67,7 +67,7 @@ def read(release: str, file: str) -> Source:
 
 @functools.cache  # its metadata is a file of forty kilobytes
 def installed_version() -> str | None:
-    """The version of the sglang of this Python, which is not imported; None if there is none."""
+    """The version of this Python's sglang, without importing it; None if sglang is not installed."""
     try:
         return version("sglang") if importlib.util.find_spec("sglang") else None
     except PackageNotFoundError:
@@ -103,8 +103,8 @@ def _is_whole(path: Path, name: str) -> bool:
 
 
 def fetch(release: str) -> None:
-    """Put the files of the release into the cache. Each is renamed into its place, so that a half-written one is never
-    taken for a whole one."""
+    """Put the files of the release into the cache. Each file is written beside its place and then renamed, so a
+    half-written file is never read."""
     place = cache_directory() / "releases"
     try:
         place.mkdir(parents=True, exist_ok=True)
@@ -115,7 +115,7 @@ def fetch(release: str) -> None:
 
 
 def _download(release: str, folder: Path) -> Path:
-    """The release's wheel, any wheel: the files that are read are the same for every Python and platform."""
+    """Any wheel of the release: the files that the lab reads are the same for every Python and platform."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
     command += ["--disable-pip-version-check", "--python-version", "3.12"]
     for platform in ("manylinux_2_34_x86_64", "manylinux_2_28_x86_64", "manylinux2014_x86_64"):
@@ -141,12 +141,12 @@ def _download(release: str, folder: Path) -> Path:
             "check the network",
         )
     reason = (run.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
-    raise Refused(f"cannot download sglang {release} ({reason})", "see what pip says of it")
+    raise Refused(f"cannot download sglang {release} ({reason})", "run pip download by hand to see why")
 
 
 def unpack(wheel: Path, release: str, place: Path) -> None:
-    """Write the files of the release that the table names below `place`. Raises Refused, and writes no file of a wheel
-    that is damaged, or in which one has another checksum than the table has."""
+    """Write the release's files that are in the table to folders below `place`. If the wheel is damaged, or if a
+    checksum differs from the table, this raises Refused and writes no file."""
     wanted = [name for name in _checksums() if name.startswith(f"{release}/")]
     try:
         with zipfile.ZipFile(wheel) as archive:

@@ -1,7 +1,7 @@
-"""The data that travels: as few fields of upstream's classes as the lifted functions touch, under upstream's names.
+"""The data of a request: upstream's class and field names, with only the fields that the lifted functions use.
 
-These are stand-ins (`python -m repro.lab --explain` lists them): sglang's own classes would bring all of sglang.
-Dataclasses without slots, so that an object graph shows what they share.
+These classes are stand-ins (`python -m repro.lab --explain` lists them), because sglang's own classes need all of
+sglang. They are dataclasses without slots, so that an object graph shows the objects that they share.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 
 class TimeStats:
-    """Takes every `set_...` call that upstream makes on its statistics, and keeps nothing."""
+    """Accepts every `set_...` call that upstream makes on its statistics, and stores nothing."""
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         if not name.startswith("set_"):
@@ -23,7 +23,7 @@ class TimeStats:
 
 @dataclass
 class SamplingParams:
-    """For `sampling_params` (sampling_params.py): only what an expansion point changes."""
+    """For `sampling_params` (sampling_params.py): only the fields that an expansion point changes."""
 
     max_new_tokens: int = 8
 

@@ -1,6 +1,6 @@
-"""What the lab gives the lifted functions in place of the rest of sglang, and why: the honest list.
+"""The stand-ins for the rest of sglang, each with its reason: a complete list.
 
-Everything that is lifted runs as released. What is not sglang is in here and in `standin_data`, and nowhere else.
+All lifted code runs as released. The code that is not sglang's is in this file and in `standin_data`, and nowhere else.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from repro.lab.upstream import standin_receiver as receiver
 
 @dataclass(frozen=True)
 class Standin:
-    """Something of ours that stands where sglang's own would be."""
+    """Something of the kit in the place of something of sglang."""
 
     value: Any
     why: str
@@ -101,7 +101,7 @@ class _NoGpuTransport:
 
 
 class TokenizerManager:
-    """The base of the lifted `TokenizerManager`: what `_handle_batch_request` calls on `self`, as little as works.
+    """The base of the lifted `TokenizerManager`: only the methods that `_handle_batch_request` calls on `self`.
 
     `requests` are the tokenized requests, one a prompt; `send_to_scheduler` is a real ZMQ socket.
     """

@@ -1,0 +1,14 @@
+"""The notebooks' exercises outside Jupyter: a file that the reader edits, graded at each save, with the next hint only.
+
+`make exercise` watches the file of the first exercise. `python -m fixed.exercises --help` tells more.
+"""
+
+from __future__ import annotations
+
+from fixed.exercises.exercise import Exercise, Told
+from fixed.exercises.fix import FIX
+from fixed.exercises.protocol import PROTOCOL
+
+EXERCISES = {exercise.name: exercise for exercise in (FIX, PROTOCOL)}
+
+__all__ = ["EXERCISES", "Exercise", "Told"]

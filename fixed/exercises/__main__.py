@@ -1,0 +1,110 @@
+"""`python -m fixed.exercises`: watch one file, and grade it at each save. Ctrl-C ends it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from fixed.exercises import EXERCISES
+from fixed.exercises.exercise import BAD_FILE, Exercise
+from fixed.exercises.judge import Judge
+from repro.lab.places import ROOT
+from repro.lab.refused import Refused
+from repro.lab.terminal import OneLineParser, command
+
+FOLDER = ROOT / "exercises"  # git ignores it
+PAUSE = 0.2  # seconds between two looks at the file
+Seen = tuple[int, int, int]
+
+
+@command
+def main(words: Sequence[str] | None = None) -> int:
+    """With --once, 0: passed; 1: not yet; 2: a bad file, or bad usage. Without, 0 after Ctrl-C."""
+    try:
+        arguments = parse(words)
+        exercise = EXERCISES[arguments.exercise]
+        return once(exercise, arguments.once) if arguments.once else watch(exercise)
+    except Refused as refusal:
+        print(f"fixed.exercises: {refusal}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130 if arguments.once else 0
+
+
+def once(exercise: Exercise, path: Path) -> int:
+    """Grade the file, print what it came to, and return the status."""
+    judge = Judge(exercise)
+    try:
+        told = judge.grade(path)
+    finally:
+        judge.close()
+    print(told.text, file=sys.stderr if told.status == BAD_FILE else sys.stdout)
+    return told.status
+
+
+def watch(exercise: Exercise) -> int:
+    """Grade the reader's file now, and after each save."""
+    path = begun(exercise)
+    shown = os.path.relpath(path)
+    print(f"edit and save {shown} (notebook {exercise.notebook}); Ctrl-C ends", flush=True)
+    judge = Judge(exercise)
+    try:
+        for _ in saves(path):
+            told = judge.grade(path)
+            print(f"\n{told.text.replace(str(path), shown)}", flush=True)
+            judge = Judge(exercise)
+    finally:
+        judge.close()
+    return 0
+
+
+def begun(exercise: Exercise) -> Path:
+    """The reader's file. At the first start it is made from the template; it is never written again."""
+    path = FOLDER / f"{exercise.name}.py"
+    try:
+        FOLDER.mkdir(exist_ok=True)
+        with open(path, "x", encoding="utf-8") as file:
+            file.write(exercise.template)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise Refused(f"cannot make {path} ({error.strerror})", "give another file with --once FILE") from None
+    return path
+
+
+def saves(path: Path) -> Iterator[Seen]:
+    """What the file is now, and then each time that it has been saved. An editor that renames, or that writes in two
+    pieces, saves once: the file has to be the same at two looks."""
+    graded = None
+    while True:
+        now = seen(path)
+        time.sleep(PAUSE)
+        if now and now != graded and now == seen(path):
+            graded = now
+            yield now
+
+
+def seen(path: Path) -> Seen | None:
+    """What tells one save from the next; None while the file is not there."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def parse(words: Sequence[str] | None) -> Namespace:
+    """The command line. Raises Refused, in one line, where argparse would print its usage."""
+    parser = OneLineParser(prog="python -m fixed.exercises", description=__doc__)
+    told = ", ".join(f"{name} (notebook {exercise.notebook})" for name, exercise in EXERCISES.items())
+    parser.add_argument("exercise", nargs="?", choices=EXERCISES, default="fix", help=f"{told}; default: fix")
+    parser.add_argument("--once", type=Path, metavar="FILE", help="grade this file once, and leave")
+    return parser.parse_args(words)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,66 @@
+"""How long the notebooks take: reading is counted, waiting is measured.
+
+`python -m scripts.minutes [04 ...]` executes the notebooks and prints a line for each. Reading is WORDS words a minute
+of text, and LINE seconds for a line of code: the pace of an engineer who reads in a second language. No reader was
+timed. Waiting is the time of the execution on this machine. An exercise takes more.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+
+from repro.lab.refused import Refused
+from repro.lab.terminal import OneLineParser, aligned, command
+from scripts.notebooks import CHINESE, FOLDER, executed, paths
+
+WORDS = 130  # a minute
+LINE = 5.0  # seconds
+SAYS = re.compile(r"\*\*It takes\*\*\s+(?:about\s+)?(\d+)\s+minutes")
+
+
+def lessons() -> list[Path]:
+    """The notebooks 00, 01, ..., without translations and solutions."""
+    return [path for path in paths() if path.parent == FOLDER and CHINESE not in path.name]
+
+
+def reading(path: Path) -> float:
+    """The minutes of reading: of the text, and of the lines of code."""
+    cells = nbformat.read(path, nbformat.NO_CONVERT).cells
+    words = sum(len(cell.source.split()) for cell in cells if cell.cell_type == "markdown")
+    lines = sum(bool(line.strip()) for cell in cells if cell.cell_type == "code" for line in cell.source.splitlines())
+    return words / WORDS + lines * LINE / 60
+
+
+def stated(path: Path) -> int:
+    """The minutes that the notebook's first cell states. Raises ValueError if it states none."""
+    found = SAYS.search(nbformat.read(path, nbformat.NO_CONVERT).cells[0].source)
+    if not found:
+        raise ValueError(f"{path.name} does not say how many minutes it takes")
+    return int(found[1])
+
+
+@command
+def main() -> None:
+    """Execute, and print the table."""
+    parser = OneLineParser(description=__doc__)
+    parser.add_argument("only", nargs="*", help="beginnings of names, such as 04")
+    only = tuple(parser.parse_args().only)
+    rows = [("notebook", "says, min", "reading, min", "waiting, s")]
+    for path in lessons():
+        if not only or path.name.startswith(only):
+            began = time.monotonic()
+            executed(path)
+            rows.append((path.stem, stated(path), math.ceil(reading(path)), round(time.monotonic() - began)))
+    if len(rows) == 1:
+        raise Refused(f"no name begins with {' or '.join(only)}", "give the beginning of a name, such as 04")
+    print(*aligned(rows, right=slice(1, None)), sep="\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
