@@ -157,6 +157,7 @@ def test_the_command_lists_the_cases():
     assert list(json.loads(machine.command("-m", "repro.lab", "--case", "--json").stdout)) == list(CASES)
 
 
+@pytest.mark.long
 def test_the_command_tells_a_case_and_draws_it(tmp_path):
     picture = tmp_path / "tracker.svg"
     told = machine.command("-m", "repro.lab", "--case", "tracker", "--picture", picture)
@@ -242,6 +243,7 @@ def test_causes_and_actions_are_ten_each_and_in_another_order():
     assert len(same) <= 2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("answers", "status", "told"),
     [
