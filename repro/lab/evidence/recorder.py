@@ -220,10 +220,8 @@ class Recorder:
             name = _name_in_shm(path)
             if name is None:
                 return original(path, **named)
-            began = time.monotonic()
-            with self.turn("unlink", name):
+            with self._recorded("unlink", name):
                 original(path, **named)
-            self._event("unlink", name, began)
 
         return remove
 

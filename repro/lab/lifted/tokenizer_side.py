@@ -46,7 +46,7 @@ class Send:
     preparing and sending it held the event loop.
 
     `cloned` and `inline` are bytes: of features that were copied before they were wrapped, and of the message itself.
-    `gone` says whether the message left, `where` from which line of `_handle_batch_request`.
+    `gone` says whether the message left, `at` when (as `Event.at`), `where` from which line of `_handle_batch_request`.
     """
 
     label: str
@@ -57,6 +57,7 @@ class Send:
     cloned: int = 0
     inline: int = 0
     gone: bool = False
+    at: float | None = None
     where: str = ""
 
 
@@ -158,6 +159,7 @@ class Tokenizer:
                 raise zmq.ZMQError(zmq.ENOTSOCK, "this send was told to fail")
             if self._is_to("kill", "send", number):
                 self.schedulers.processes[0].kill()
+            send.at = time.monotonic()
             self.schedulers.outbox.send(message)
         send.gone = True
         if self.turnstile and self.n > 1 and number in (0, self.n):  # these are awaited
