@@ -16,6 +16,7 @@ from pathlib import Path
 from repro.lab import folders, limits
 from repro.lab.evidence import event, inotify, last_words, leftovers
 from repro.lab.evidence.event import NAMING, Event
+from repro.lab.evidence.in_order import Order
 from repro.lab.evidence.inotify import Seen
 from repro.lab.evidence.recorder import Recorder
 from repro.lab.evidence.turnstile import Turnstile
@@ -31,6 +32,7 @@ from repro.lab.upstream.release import Release
 from repro.lab.upstream.source import INSTALLED
 from repro.lab.upstream.standin_data import TokenizedGenerateReqInput
 
+PATIENCE = 5.0  # seconds for an act to come that came in an earlier run
 TRANSPORTS = ("shm", "default")
 
 
@@ -43,7 +45,8 @@ class Experiment:
     unpickle each request, as tensor-parallel ranks do, with or without the `barrier` before they unwrap; all but the
     first are `late` by so many seconds. `fault` is what goes wrong. Without `sweep`, names that are left stay, and the
     caller has to remove them. `turnstile` is the address of one, whose holder decides the order of all acts and kills
-    what is to be killed. `timeout` is in seconds. A small /dev/shm is `repro.lab.lifted.small_shm`.
+    what is to be killed. `order` is one of acts that an earlier run has recorded (`replay`): they come in it again, if
+    they can. `timeout` is in seconds. A small /dev/shm is `repro.lab.lifted.small_shm`.
 
     Raises ValueError for a field's wrong value.
     """
@@ -60,6 +63,7 @@ class Experiment:
     fault: Fault | None = None
     sweep: bool = True
     turnstile: str = ""
+    order: Order = ()
     timeout: float = 20.0
 
     def __post_init__(self) -> None:
@@ -81,7 +85,9 @@ class Experiment:
             session = self._session(folder, release)
             tokenizer = Tokenizer(manager.TokenizerManager, self.requests, self.n, self.fault, session.folder)
             prepare = tokenizer.timed(fix.prepare) if fix.prepare else None
-            recorder = Recorder(session.events, "tokenizer", details=True, at_once=False, react=tokenizer.react)
+            order = session.in_order("tokenizer")
+            more = dict(at_once=False, react=tokenizer.react, order=order)
+            recorder = Recorder(session.events, "tokenizer", details=True, **more)
             if self.turnstile:
                 recorder.turnstile = self._turnstile(tokenizer, release, fix)
             recorder.thread = NOBODY  # until the tokenizer has one: other threads of this process make names, too
@@ -96,6 +102,8 @@ class Experiment:
                 ):
                     release.set_transport(inline=session.inline, skip_tokenizer_init=self.skip_tokenizer_init)
                     tokenizer.execute(schedulers, recorder, trace=trace, timeout=self.timeout)
+                    if order:
+                        order.wait_for()  # before those that have not died yet are killed
                     schedulers.end()
             except SchedulersGone as gone:
                 if not gone.killed:
@@ -136,6 +144,8 @@ class Experiment:
             in_the_scheduler,
             self.late,
             self.turnstile,
+            self.order,
+            PATIENCE + self.late,
         )
 
     def _turnstile(self, tokenizer: Tokenizer, release: Release, fix: Fix) -> Turnstile:

@@ -122,7 +122,7 @@ class Tokenizer:
     def react(self, event: Event) -> None:
         """Kill the scheduler when the send at hand makes its first name, if that is the fault."""
         if event.what in NAMING and self._is_to("kill", "create", event.send):
-            self.schedulers.processes[0].kill()
+            self._kill_the_scheduler()
 
     @contextlib.contextmanager
     def sending(self, arguments: tuple) -> Iterator[None]:
@@ -158,7 +158,7 @@ class Tokenizer:
             if self._is_to("fail", "send", number):
                 raise zmq.ZMQError(zmq.ENOTSOCK, "this send was told to fail")
             if self._is_to("kill", "send", number):
-                self.schedulers.processes[0].kill()
+                self._kill_the_scheduler()
             send.at = time.monotonic()
             self.schedulers.outbox.send(message)
         send.gone = True
@@ -180,6 +180,12 @@ class Tokenizer:
         """For the holder of a turnstile. Raises ClientGone: there is nothing more to ask."""
         self.task.cancel()
         raise ClientGone
+
+    def _kill_the_scheduler(self) -> None:
+        """By SIGKILL. Where acts come in an order, after the last one that rank 0 did."""
+        if self.recorder.order:
+            self.recorder.order.wait_for("scheduler")
+        self.schedulers.processes[0].kill()
 
     def _is_to(self, what: str, at: str, send: int | None) -> bool:
         fault = self.fault
