@@ -102,7 +102,7 @@ def test_who_does_more_than_was_recorded_waits_until_it_is_killed(tmp_path):
     rank = InOrder(path, [("rank", "open")], "rank", 0.2)
     with rank.turn("open"):
         pass
-    rank.wait_for()
+    rank.wait_for_others()
     began = time.monotonic()
     with rank.turn("open"):
         assert time.monotonic() - began > 0.2

@@ -53,9 +53,9 @@ class InOrder:
             if not self._is_over():
                 self._next.value = number + 1
 
-    def wait_for(self, role: str | None = None) -> None:
-        """Wait until the last act of this role is done, or (None) the last of all."""
-        self._until(max((number + 1 for number, (who, _) in enumerate(self.order) if role in (None, who)), default=0))
+    def wait_for_others(self) -> None:
+        """Wait until this process's next act is the order's next, too; or, if it has none, until the order is over."""
+        self._until(self._mine[0] if self._mine else len(self.order))
 
     def give_up(self) -> None:
         """From now on, nobody follows the order."""

@@ -103,7 +103,7 @@ class Experiment:
                     release.set_transport(inline=session.inline, skip_tokenizer_init=self.skip_tokenizer_init)
                     tokenizer.execute(schedulers, recorder, trace=trace, timeout=self.timeout)
                     if order:
-                        order.wait_for()  # before those that have not died yet are killed
+                        order.wait_for_others()  # before those that have not died yet are killed
                     schedulers.end()
             except SchedulersGone as gone:
                 if not gone.killed:

@@ -28,6 +28,7 @@ from repro.lab.upstream.expansion import FUNCTION
 from repro.lab.upstream.standin_data import GenerateReqInput, TokenizedGenerateReqInput
 
 NOBODY = 0  # the number of no thread
+ARRIVES = 0.02  # seconds in which a message arrives
 PATIENCE = 5.0  # seconds for the answers to what was sent, when an experiment has failed
 
 
@@ -182,9 +183,11 @@ class Tokenizer:
         raise ClientGone
 
     def _kill_the_scheduler(self) -> None:
-        """By SIGKILL. Where acts come in an order, after the last one that rank 0 did."""
+        """By SIGKILL. Where acts come in an order, after all that others do before this process's next act; and a
+        little later, when what rank 0 has sent has arrived."""
         if self.recorder.order:
-            self.recorder.order.wait_for("scheduler")
+            self.recorder.order.wait_for_others()
+            time.sleep(ARRIVES)
         self.schedulers.processes[0].kill()
 
     def _is_to(self, what: str, at: str, send: int | None) -> bool:
