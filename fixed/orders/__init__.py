@@ -10,6 +10,7 @@ judged       every order of that, as the third judge of an attempt
 lanes        an order as lanes, as text and as SVG
 covering     orders that together take every step of a machine
 holder       one order, forced on sglang's own functions between real processes
+pool_holder  the same for a pool
 forced       many of them
 """
 

@@ -163,7 +163,8 @@ class Tokenizer:
             send.at = time.monotonic()
             self.schedulers.outbox.send(message)
         send.gone = True
-        if self.turnstile and self.n > 1 and number in (0, self.n):  # these are awaited
+        awaited = (0, self.n) if self.n > 1 else (len(self.requests) - 1,)
+        if self.turnstile and number in awaited:
             asyncio.get_running_loop().call_soon(self._wait_for_turn_to_get_the_answer)
         if self._is_to("cancel", "answer", number):
             asyncio.get_running_loop().call_soon(self.task.cancel)
