@@ -6,12 +6,13 @@ from __future__ import annotations
 import json
 from unittest import mock
 
-from fixed.designs import COPIES, ONE_SEGMENT, Design, shm_names
+from fixed.designs import COPIES, ONE_SEGMENT, WARM_SEGMENTS, Design, segment_pool, shm_names
 from fixed.mutants import AS_RELEASED
 from fixed.orders import FAULTS, Machine, explore, protocols
 from fixed.orders.covering import covering
 from fixed.orders.forced import adopt, warm
 from fixed.orders.holder import Differs, forced
+from fixed.orders.pool_holder import PoolHolder, Undrained
 from fixed.orders.protocols import Protocol
 from repro.lab.upstream.source import INSTALLED
 
@@ -39,6 +40,25 @@ def linked_late(first: str) -> str:
     return name
 
 
+POOLS = {
+    "the pool asks for the lease first": lambda segment: (
+        segment_pool.nobody_else_has_it_open(segment) and segment_pool.only_the_base_name_is_left(segment)
+    ),
+    "the pool does not ask for the lease": lambda segment: segment_pool.only_the_base_name_is_left(segment),
+}
+
+
+def of_a_pool() -> str:
+    """What was not as in the model, in an order in which a segment is used again."""
+    pool = Undrained(protocols.WARM, 1, 1)
+    again = next(order for order in covering(pool) if any(act.what.endswith("for a lease: free") for act in order))
+    try:
+        forced(pool, again, WARM_SEGMENTS, INSTALLED, kind=PoolHolder)
+    except Differs as differs:
+        return str(differs)
+    return ""
+
+
 def main() -> None:
     """Force the shortest wrong order of three protocols, and then orders that differ from the model."""
     adopt()
@@ -56,6 +76,9 @@ def main() -> None:
             if order[-1].what != "client goes away" and any(act.what == "client goes away" for act in order)
         )
         told["the code gives nothing back"] = difference(protocols.MANY_NAMES, gone, ONE_SEGMENT)
+    for what, is_free in POOLS.items():
+        with mock.patch("fixed.designs.segment_pool.is_free", is_free):
+            told[what] = of_a_pool()
     print(json.dumps(told))
 
 

@@ -7,10 +7,11 @@ import json
 import os
 import subprocess
 import sys
+from multiprocessing import resource_tracker
 
 import pytest
 
-from fixed.designs import ONE_SEGMENT, shm_names
+from fixed.designs import ONE_SEGMENT, one_segment_many_names, shm_names
 from repro.lab.releases import NEWEST
 from repro.lab.upstream import source
 from tests import machine
@@ -32,6 +33,31 @@ def test_names_cannot_be_guessed_or_met_by_chance():
     made = {shm_names.new_name() for _ in range(1000)}
     assert len(made) == 1000
     assert {shm_names.NAME.fullmatch(each)["pid"] for each in made} == {str(os.getpid())}
+
+
+def test_the_tracker_forgets_the_names_that_it_was_told(monkeypatch):
+    """Each under the very name, and with a slash in front, as Python's own are."""
+    told = []
+    for what in ("register", "unregister"):
+        real = getattr(resource_tracker, what)
+        watched = lambda name, kind, what=what, real=real: told.append((what, name, kind)) or real(name, kind)  # noqa: E731
+        monkeypatch.setattr(resource_tracker, what, watched)
+    first = shm_names.new_name()
+    segment = shm_names.created(first, 8)
+    other = shm_names.linked_to(first)
+    segment.close()
+    with pytest.raises(FileNotFoundError):
+        shm_names.linked_to("no_such_name_of_ours")
+    never = told[-1][1]
+    shm_names.remove([first, other])
+    assert {kind for *_, kind in told} == {"shared_memory"}
+    for name in (f"/{first}", f"/{other}", never):
+        assert name.startswith("/sgl_shm_mm_")
+        assert [what for what, each, _ in told if each == name][-1] == "unregister"
+
+
+def test_who_does_not_say_how_many_samples_gets_one():
+    assert one_segment_many_names.handle_batch_request(lambda *_: "as released", None, object()) == "as released"
 
 
 @pytest.mark.network

@@ -47,6 +47,28 @@ def test_the_real_processes_do_what_the_model_does(seed):
 
 
 @pytest.mark.long
+@pytest.mark.parametrize(("ranks", "faults"), [(1, []), (2, ["--fault", "none"])])
+def test_warm_segments_do_what_the_model_does(ranks, faults):
+    """With a pool of one segment and three requests; `--forced` alone runs all of the 558 orders for one rank."""
+    words = (
+        "--forced",
+        ORDERS // 2,
+        "--seed",
+        20261126,
+        "--protocol",
+        "warm_segments",
+        "--ranks",
+        ranks,
+        *faults,
+        "--json",
+    )
+    run = machine.command("-m", "fixed.orders", *words)
+    told = json.loads(run.stdout)
+    assert (told["differs"], run.returncode) == ([], 0)
+    assert told["orders"] == ORDERS // 2 < told["transitions"] < told["of"]
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("protocol", ["as released", "a segment a send", "no barrier"])
 def test_the_shortest_wrong_order_goes_wrong_for_real(single, protocol):
     assert single[protocol] == ""
@@ -59,6 +81,8 @@ def test_the_shortest_wrong_order_goes_wrong_for_real(single, protocol):
         ("the code links first", "tokenizer register: it asks to link "),
         ("the model links first", "tokenizer create: it asks to register "),
         ("the code gives nothing back", "tokenizer unlink: it asks to end"),
+        ("the pool asks for the lease first", "tokenizer asks for its only name: "),
+        ("the pool does not ask for the lease", "tokenizer asks for a lease: "),
     ],
 )
 def test_what_is_not_as_in_the_model_is_seen(single, what, where):
@@ -73,6 +97,8 @@ def test_what_is_not_as_in_the_model_is_seen(single, what, where):
         ["--forced", "--protocol", "warm_segments"],
         ["--forced", "--n", "1"],
         ["--forced", "--n", "2", "3"],
+        ["--forced", "--protocol", "warm_segments", "--n", "2"],
+        ["--forced", "--protocol", "warm_segments", "--fault", "client gone"],
     ],
 )
 def test_bad_usage(words):

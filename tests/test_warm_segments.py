@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import errno
 import fcntl
@@ -193,6 +194,64 @@ def test_a_fault_leaves_no_name_but_those_that_were_sent(what, at):
     sent = {each for send in result.sends for each in send.names if send.gone}
     assert set(result.verdict.leftovers.segments) <= (sent if what == "kill" else set())
     assert run(n=3, fix=WARM_SEGMENTS).faults() == []
+
+
+def test_what_the_kernel_writes_in_parts_is_whole(pool, monkeypatch):
+    whole = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda descriptor, data, at: whole(descriptor, data[:1000], at))
+    data = torch.arange(4500, dtype=torch.int64).to(torch.uint8)
+    name = pool.name_for(data)
+    assert (SHM / name).read_bytes() == bytes(data.tolist())
+    remove([name])
+
+
+def test_a_limit_is_the_last_that_is_allowed(pool):
+    """In bytes and in seconds."""
+    assert pool.name_for(content(0)) is None
+    assert pool.name_for(content(pool.limit + 1)) is None
+    assert vars(pool.counts) == {"warm": 0, "resized": 0, "fresh": 0, "outside": 2, "busy": 0}
+    for size in (1, pool.limit):
+        remove([pool.name_for(content(size))])
+        pool_time[0] += pool.idle
+        pool.give_up_idle()
+        assert pool.segments == []
+    assert (pool.counts.fresh, pool.counts.features) == (2, 4)
+
+
+def test_an_alarm_is_set_once_and_gives_up_what_is_idle(monkeypatch):
+    monkeypatch.setattr(warm_segments, "POOL", Pool(idle=0.02))
+    alarms = []
+
+    async def sends() -> None:
+        loop = asyncio.get_running_loop()
+        later = loop.call_later
+
+        def watched(seconds, callback, *arguments, **named):
+            alarms.extend([seconds] * (callback == warm_segments.Alarm.ring))  # asyncio.sleep comes here, too
+            return later(seconds, callback, *arguments, **named)
+
+        monkeypatch.setattr(loop, "call_later", watched)
+        for _ in range(3):
+            remove([warm_segments.name_for(content(10))])
+        assert alarms == [0.02]
+        until = loop.time() + 10
+        while warm_segments.POOL.segments and loop.time() < until:
+            await asyncio.sleep(0.005)
+
+    asyncio.run(sends())
+    assert warm_segments.POOL.segments == []
+    assert warm_segments.Alarm.loop is None
+
+
+def test_the_report_has_the_figures_of_the_pool(monkeypatch):
+    monkeypatch.setattr(warm_segments, "POOL", Pool())
+    name = warm_segments.name_for(content(2_000_000))
+    assert warm_segments.report() == (
+        "warm_segments: 1 features sent, 0 in a warm segment, 0 in one cut to size, 1 in a new one, 0 outside the pool;"
+        " 0 times the right one was in use; the pool has 1 segments, 2.0 MB"
+    )
+    remove([name])
+    warm_segments.POOL.drain()
 
 
 def test_a_forked_child_does_not_write_into_its_parents_segments(pool):

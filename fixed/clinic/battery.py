@@ -1,7 +1,8 @@
 """Is it right, and does it clean up? One battery for every design and every mutant.
 
 Two judges look at runs: the lab's verdict, and who sent what. A run shows one order of events. So there is a third
-judge for designs that have a protocol (`fixed.orders`): it looks at every order.
+judge (`fixed.orders`): it looks at every order. For a design with a known protocol it adds a fault at any moment; for
+any other, such as a mutant, it takes the protocol from the record of a run, and adds none.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field
 
 from fixed.designs import Design
 from fixed.orders import Explored, explore
+from fixed.orders import judged as third
 from fixed.orders.protocols import of_design
 from repro.lab.lifted import Fault, Run, make_request, run
 from repro.lab.lifted.request import FEATURES
@@ -26,7 +28,7 @@ class Health:
     """What came of the battery. `crashed` is the error of which the scheduler died; `wrong` says, a line each, what was
     not right where it did not; `mutates` whether the source requests lost their features, `shares` whether a name was
     sent twice (harmless only where no consumer unlinks it); `leaked` counts the names left, by situation. `explored` is
-    what came of every order of events; None where the design has no protocol."""
+    what came of every order of events; None where there is nothing to explore, for nothing was shared."""
 
     crashed: str | None = None
     wrong: list[str] = field(default_factory=list)
@@ -51,7 +53,7 @@ def examine(design: Design, release: str = INSTALLED) -> Health:
     """The health of a design: every kind of feature, several prompts with several items, two tensor-parallel ranks;
     then a send that fails and a client that goes away, early and late; and every order of events. Raises Refused if it
     does not plug in there."""
-    health = Health(leaked={"success": 0, "failed send": 0, "client gone": 0}, explored=every_order(design))
+    health = Health(leaked={"success": 0, "failed send": 0, "client gone": 0}, explored=every_order(design, release))
     for fields in [{"feature": feature} for feature in FEATURES] + [{"ranks": 2}]:
         judge(health, _run(design, release, **fields))
         if health.crashed:
@@ -63,10 +65,13 @@ def examine(design: Design, release: str = INSTALLED) -> Health:
     return health
 
 
-def every_order(design: Design) -> Explored | None:
-    """What comes of the design in every order of events, with a fault at any moment; None if it has no protocol."""
-    protocol = of_design(design.name)
-    return protocol and explore(protocol, protocol.usual_n)
+def every_order(design: Design, release: str = INSTALLED) -> Explored | None:
+    """What comes of the design in every order of events, with a fault at any moment. If it has no known protocol: what
+    comes of a run's own events, without a fault. None if nothing was shared."""
+    if protocol := of_design(design.name):
+        return explore(protocol, protocol.usual_n)
+    judged = third.judge(_run(design, release))
+    return judged and judged.worst
 
 
 def _run(design: Design, release: str, feature: str = "tensor", **fields: object) -> Run:

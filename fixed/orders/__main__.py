@@ -7,7 +7,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 
-from fixed.designs import DESIGNS, ONE_SEGMENT, Design
+from fixed.designs import DESIGNS, ONE_SEGMENT, WARM_SEGMENTS, Design
 from fixed.orders import lanes
 from fixed.orders.explorer import Explored, explore
 from fixed.orders.machine import Machine
@@ -41,22 +41,42 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def for_real(arguments: Namespace) -> int:
     """Force orders of one design on sglang's functions. Returns 1 if anything is not as in the model."""
-    from fixed.orders.forced import force
-
     name = arguments.protocol or ONE_SEGMENT.name
-    design = {each.name: each for each in (Design("as_released"), *DESIGNS)}.get(name)
+    design = {each.name: each for each in (Design("as_released"), *DESIGNS, WARM_SEGMENTS)}.get(name)
     protocol = of_design(name)
-    if design is None or protocol.pool or not protocol.consumer_unlinks:
+    if design and protocol.pool:
+        return _pool(design, protocol, arguments)
+    if design is None or not protocol.consumer_unlinks:
         raise Refused(f"{name!r} cannot be run for real", f"give --protocol {ONE_SEGMENT.name}, or another design")
     (n, *more), (ranks, *others) = arguments.n or [2], arguments.ranks or [2]
     if more or others or n == 1:
         raise Refused("for real, there is one n of 2 or more, and one number of ranks", "give --n 2 --ranks 2")
     machine = Machine(protocol, n, ranks, Machine.knows if arguments.fault is None else _faults(arguments))
-    done = force(machine, design, INSTALLED, most=arguments.forced or None, seed=arguments.seed)
+    return _told(design, machine, arguments)
+
+
+def _pool(design: Design, protocol: Protocol, arguments: Namespace) -> int:
+    """The same for a design with a pool."""
+    from fixed.orders.pool_holder import FAULTS, PoolHolder, Undrained
+
+    (n, *more), (ranks, *others) = arguments.n or [1], arguments.ranks or [1]
+    faults = FAULTS if arguments.fault is None else _faults(arguments)
+    if more or others or n > 1 or set(faults) - set(FAULTS):
+        known = f"give --n 1 --ranks 1, and of the faults some of: {', '.join(map(repr, FAULTS))}"
+        raise Refused("for real, a pool has n = 1, one number of ranks, and fewer faults", known)
+    return _told(design, Undrained(protocol, n, ranks, faults), arguments, kind=PoolHolder)
+
+
+def _told(design: Design, machine: Machine, arguments: Namespace, **more: object) -> int:
+    """Force the orders, tell what came of them, and return the status."""
+    from fixed.orders.forced import force
+
+    done = force(machine, design, INSTALLED, most=arguments.forced or None, seed=arguments.seed, **more)
     if arguments.json:
         print(json.dumps(vars(done), indent=2))
     else:
-        print(f"{design.name}, n = {n}, {ranks} ranks, on sglang's functions between real processes:")
+        ranks = f"{machine.ranks} rank{'s' * (machine.ranks > 1)}"
+        print(f"{design.name}, n = {machine.n}, {ranks}, on sglang's functions between real processes:")
         print(f"{done.orders} orders took {done.transitions:,} of the model's {done.of:,} steps, {done.seconds:.0f} s")
         print("\n".join(done.differs) or "each act, each failure and each name that was left is as in the model")
     return int(bool(done.differs))

@@ -12,7 +12,7 @@ from multiprocessing import get_context
 
 from fixed.designs import Design
 from fixed.orders.covering import covering
-from fixed.orders.holder import Differs, forced
+from fixed.orders.holder import Differs, Holder, forced
 from fixed.orders.machine import Act, Machine, State
 from repro.lab.lifted import make_request
 from repro.lab.upstream.release import Release
@@ -32,32 +32,41 @@ class Forced:
     seconds: float
 
 
-def force(machine: Machine, design: Design, release: str, *, most: int | None = None, seed: int = 0) -> Forced:
-    """Run a covering set of orders for real, two at a time; or, by lot, at most so many of them."""
+def force(
+    machine: Machine,
+    design: Design,
+    release: str,
+    *,
+    most: int | None = None,
+    seed: int = 0,
+    kind: type[Holder] = Holder,
+) -> Forced:
+    """Run a covering set of orders for real, two at a time; or, by lot, at most so many of them. `kind` is what holds
+    the turnstile of a run."""
     orders = covering(machine)
     every = {arrow for order in orders for arrow in _arrows(machine, order)}
     if most and most < len(orders):
         orders = random.Random(seed).sample(orders, most)
     began = time.monotonic()
     warm(release)
-    begin = dict(initializer=_begin, initargs=(machine, design, release))  # forked, so nothing of it is pickled
+    begin = dict(initializer=_begin, initargs=(machine, design, release, kind))  # forked, so nothing of it is pickled
     with ProcessPoolExecutor(2, get_context("fork"), **begin) as workers:
         differs = [told for told in workers.map(_difference, orders, chunksize=4) if told]
     taken = {arrow for order in orders for arrow in _arrows(machine, order)}
     return Forced(len(orders), len(taken), len(every), differs, time.monotonic() - began)
 
 
-def _begin(machine: Machine, design: Design, release: str) -> None:
+def _begin(*held: object) -> None:
     global _held
     adopt()
-    _held = machine, design, release
+    _held = held
 
 
 def _difference(order: Sequence[Act]) -> str:
     """In a worker: what was not as in the model; "" if nothing."""
-    machine, design, release = _held
+    machine, design, release, kind = _held
     try:
-        forced(machine, order, design, release)
+        forced(machine, order, design, release, kind=kind)
     except Differs as differs:
         return str(differs)
     return ""

@@ -25,11 +25,12 @@ from pathlib import Path
 from typing import Any
 
 from fixed.designs import Design
-from fixed.orders.machine import DEAD, IDLE, OVER, PHASES, TIDYING, TOKENIZER, TRACKER, Act, Machine, State
+from fixed.orders.machine import DEAD, IDLE, NO_NAME, OVER, PHASES, TIDYING, TOKENIZER, TRACKER, Act, Machine, State
 from repro.lab.evidence.turnstile import GO
 from repro.lab.lifted import Experiment, Fault, make_request
 from repro.lab.lifted import pool as pools
 from repro.lab.places import SHM
+from repro.lab.upstream.standin_data import TokenizedGenerateReqInput
 
 LIMIT = 20.0  # seconds for a process to come to its next act
 ARRIVES = 0.003  # seconds in which a message arrives for sure, before somebody is killed
@@ -54,10 +55,12 @@ class Place:
     gone: bool = False
 
 
-def forced(machine: Machine, order: Sequence[Act], design: Design, release: str) -> None:
+def forced(
+    machine: Machine, order: Sequence[Act], design: Design, release: str, *, kind: type[Holder] | None = None
+) -> None:
     """Run the order for real. Raises Differs if the run is not the model's. Leaves nothing."""
     with tempfile.TemporaryDirectory(prefix="shm-kit-", ignore_cleanup_errors=True) as folder:
-        holder = Holder(machine, order, folder)
+        holder = (kind or Holder)(machine, order, folder)
         try:
             holder.start(design, release)
             holder.walk()
@@ -90,11 +93,38 @@ class Holder:
             os.dup2(theirs, 2)
             for descriptor in (self.pipe, theirs, self.server.fileno(), self.selector.fileno()):
                 os.close(descriptor)
-            _be_the_tokenizer(self.machine, design, release, fault, self.folder)
+            self.be_the_tokenizer(design, release, fault)
         os.close(theirs)
         while len(self.places) < 1 + self.machine.ranks:
             self._hear()
         self._asking(TOKENIZER)  # so the ranks are ready
+
+    def be_the_tokenizer(self, design: Design, release: str, fault: Fault | None) -> None:
+        """In the forked process: make the experiment, and end."""
+        tempfile.tempdir = self.folder
+        pools.pool.start_method = "fork"
+        experiment = Experiment(
+            self.requests(),
+            n=self.machine.n,
+            release=release,
+            fix=design,
+            ranks=self.machine.ranks,
+            barrier=self.machine.protocol.barrier,
+            fault=fault,
+            sweep=False,
+            turnstile=f"{self.folder}/turnstile",
+            timeout=10 * LIMIT,
+        )
+        try:
+            experiment.run()
+        except BaseException as error:
+            os.write(2, f"{type(error).__name__}: {error}\n".encode())
+        finally:
+            os._exit(0)
+
+    def requests(self) -> list[TokenizedGenerateReqInput]:
+        """What is sent."""
+        return [make_request(shape=(2, 4))]
 
     def walk(self) -> None:
         """Let the acts come in the order. Raises Differs."""
@@ -143,13 +173,13 @@ class Holder:
 
     def _say(self, act: Act, state: State) -> None:
         place = self._asking(act.who)
-        if act.who == TOKENIZER and DEAD < state[0] <= TIDYING:
+        if act.who == TOKENIZER and self._tidies(state):
             self._let_it_find_nothing(place, state[1])
         asked, place.asks = place.asks, None
         if act.what in ORDERS:
             place.line.sendall(f"{ORDERS[act.what]}\n".encode())
             return
-        expected = ASKS.get(act.what, act.what)
+        expected = self._asked_for(act)
         if asked["what"] != expected:
             raise Differs(f"it asks to {asked['what']} {asked['name']}")
         if asked["name"] and self.numbers.setdefault(asked["name"], len(self.numbers)) != act.name:
@@ -175,11 +205,26 @@ class Holder:
                 raise Differs("it unlinks a name that is not there in the model")
             self._asking(TOKENIZER)
 
+    def _asked_for(self, act: Act) -> str:
+        """What the process asks to do when it is to do this."""
+        return ASKS.get(act.what, act.what)
+
+    def _tidies(self, state: State) -> bool:
+        return DEAD < state[0] <= TIDYING
+
+    def _goes_on(self, state: State) -> bool:
+        """Whether the tokenizer is alive, and so is the server."""
+        return state[0] >= 0 and state[3] < NO_NAME
+
+    def _waits(self, state: State, rank: int) -> bool:
+        """Whether a rank waits for a message."""
+        return state[5 + rank] != OVER and state[5 + rank] % PHASES == IDLE
+
     def _let_arrive(self, act: Act, state: State) -> None:
         """A message that was sent in the model is there in the model."""
         if act.what in ("send", "forward"):
             for rank in [0] if act.what == "send" else range(1, self.machine.ranks):
-                if state[5 + rank] != OVER and state[5 + rank] % PHASES == IDLE:
+                if self._waits(state, rank):
                     place = self.places[f"rank {rank}"]
                     self._until(lambda place=place: place.asks or place.gone, f"the message to come to rank {rank}")
         if self.kills and act.what in ("send", "forward", "answer"):
@@ -188,14 +233,14 @@ class Holder:
     def _end(self, state: State) -> None:
         """After the last act, nobody may ask for another one."""
         tokenizer = self.places[TOKENIZER]
-        if state[0] >= 0 and state[3] < 10:
+        if self._goes_on(state):
             asked = self._asking(TOKENIZER).asks
             if asked["what"] != "end":
                 raise Differs(f"after the last act the tokenizer asks to {asked['what']} {asked['name']}")
             tokenizer.line.sendall(f"{GO}\n".encode())
             self._until(lambda: tokenizer.gone, "the tokenizer to end")
         late = [role for role, place in self.places.items() if place.asks and not place.gone and role != TOKENIZER]
-        if late and state[3] < 10:
+        if late and state[3] < NO_NAME:
             raise Differs(f"after the last act, {late[0]} asks to {self.places[late[0]].asks['what']}")
 
     def _asking(self, who: str) -> Place:
@@ -255,30 +300,6 @@ class Holder:
                     place.done.append(told)
                 else:
                     place.asks = told
-
-
-def _be_the_tokenizer(machine: Machine, design: Design, release: str, fault: Fault | None, folder: str) -> None:
-    """In the forked process: make the experiment, and end."""
-    tempfile.tempdir = folder
-    pools.pool.start_method = "fork"
-    experiment = Experiment(
-        [make_request(shape=(2, 4))],
-        n=machine.n,
-        release=release,
-        fix=design,
-        ranks=machine.ranks,
-        barrier=machine.protocol.barrier,
-        fault=fault,
-        sweep=False,
-        turnstile=f"{folder}/turnstile",
-        timeout=10 * LIMIT,
-    )
-    try:
-        experiment.run()
-    except BaseException as error:
-        os.write(2, f"{type(error).__name__}: {error}\n".encode())
-    finally:
-        os._exit(0)
 
 
 def _kill(*pids: int) -> None:

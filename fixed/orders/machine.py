@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from fixed.orders.protocols import Protocol, Step, sends_of
+from fixed.orders.protocols import Protocol, Step
 from repro.lab.refused import Refused
 
 NONE, FAILED, GONE, RANK_KILLED, KILLED, GROUP_KILLED = range(6)  # what was made to go wrong
@@ -60,8 +60,8 @@ class Machine:
     def __init__(self, protocol: Protocol, n: int, ranks: int, faults: Iterable[str] = ()) -> None:
         self.protocol, self.n, self.ranks = protocol, n, ranks
         self.faults = codes(faults, self.knows)
-        self.sends = sends_of(n)
         self.program = list(protocol.program(n))
+        self.sends = sum(step.what == "send" for step in self.program)
         self.end = len(self.program)
         self.sent = [0]  # at each place of the program: so many sends are out
         self.name_of: dict[int, int] = {}  # send -> its name

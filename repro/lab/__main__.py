@@ -14,6 +14,7 @@ from typing import Any
 
 from repro.lab import lifted
 from repro.lab.cases import command as cases
+from repro.lab.evidence.in_order import Order
 from repro.lab.lifted import bisect, replay, request
 from repro.lab.lifted.experiment import TRANSPORTS
 from repro.lab.lifted.fault import Fault
@@ -84,8 +85,8 @@ def experiment(arguments: Namespace) -> None:
             print("\n".join(aligned([("", cause.where, cause.what) for cause in causes])))
 
 
-def made(arguments: Namespace, release: str = "") -> lifted.Run:
-    """Make the experiment that the command line describes, on another release if one is given."""
+def made(arguments: Namespace, release: str = "", order: Order = ()) -> lifted.Run:
+    """Make the experiment that the command line describes, on another release if one is given, and in an order."""
     if not arguments.anyway:
         require_room(arguments)
     pool.warm_up()  # imports torch in another process, while this one imports it for the requests
@@ -99,6 +100,7 @@ def made(arguments: Namespace, release: str = "") -> lifted.Run:
         barrier=not arguments.no_barrier,
         late=arguments.late,
         fault=arguments.fault,
+        order=order,
         timeout=LIMIT,
     )
 
@@ -119,13 +121,13 @@ def bisected(arguments: Namespace) -> None:
 
 
 def replayed(arguments: Namespace, fixes: Mapping[str, Fix], prog: str) -> int:
-    """Make the experiment of a token again, and say whether the same happened to names; 1 if not."""
+    """Make the experiment of a token again, in the same order, and say whether the same happened to names; 1 if not."""
     token = replay.Token.parse(arguments.replay)
-    result = made(parse(token.words, fixes, prog))
+    result = made(parse(token.words, fixes, prog), order=token.order)
     print(f"$ python -m {prog} {' '.join(token.words)}")
     print("\n".join(told(result, events=arguments.events)))
     same = replay.digest(result.events) == token.digest
-    print("the same events" if same else "not the same events: they depend on which process was faster")
+    print("the same events, in the same order" if same else "not the same events: they could not come in that order")
     return int(not same)
 
 

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from repro.lab.evidence.event import MAKING, Event, events, lines
+from repro.lab.evidence.in_order import OF_MEMORY, InOrder
 from repro.lab.evidence.turnstile import Turnstile
 from repro.lab.places import SHM
 
@@ -40,7 +41,8 @@ class Recorder:
     `close`. `react` is called with each event. With `at_once`, each event is written when it happens: a process that
     may be killed needs this. Otherwise the events are written when a send is over: a process whose sends are timed
     needs this. `thread` is the only thread that is recorded (None: all threads), because other threads of the process
-    are not part of the run. With a `turnstile`, the process waits for its turn before each recorded call.
+    are not part of the run. With a `turnstile`, the process waits for its turn before each recorded call. With
+    an `order`, which was recorded before, the process does so, too.
 
     `spent` counts the seconds that the recorder itself has taken.
     """
@@ -54,9 +56,10 @@ class Recorder:
         at_once: bool = True,
         react: Callable[[Event], None] | None = None,
         turnstile: Turnstile | None = None,
+        order: InOrder | None = None,
     ) -> None:
         self.path, self._role, self.details, self.react = Path(path), role, details, react
-        self.turnstile = turnstile
+        self.turnstile, self.order = turnstile, order
         self.thread: int | None = None
         self.send: int | None = None
         self.spent = 0.0
@@ -135,17 +138,24 @@ class Recorder:
             self._cut = written < len(text)
             self.lost = 0
 
-    def _event(self, what: str, name: str, at: float | None = None, **fields: Any) -> None:
-        """Append an event. A successful call has the time of its start, a failed call has the time of its end. So if
-        process B fails because process A succeeded, B's event comes after A's."""
-        if self._is_watched():
-            began = time.monotonic() if at is None else at
-            event = Event(began, os.getpid(), self.role(), what, name, self.send, where=_caller(), **fields)
-            self.note(**{key: value for key, value in vars(event).items() if value is not None})
-            if what in MAKING:
-                _enter_into_ledger(event)
-            if self.react:
-                self.react(event)
+    def _event(self, what: str, name: str, at: float | None = None, **fields: Any) -> Event | None:
+        """Append an event, and return the event if this run records it. A successful call has the time of its start, a
+        failed call has the time of its end. So if process B fails because process A succeeded, B's event comes after
+        A's."""
+        if not self._is_watched():
+            return None
+        began = time.monotonic() if at is None else at
+        event = Event(began, os.getpid(), self.role(), what, name, self.send, where=_caller(), **fields)
+        self.note(**{key: value for key, value in vars(event).items() if value is not None})
+        if what in MAKING:
+            _enter_into_ledger(event)
+        return event
+
+    def _then(self, event: Event | None) -> None:
+        """React to an event when its turn is over. So a process that is killed by the reaction has written the event,
+        and no other process waits for it."""
+        if event and self.react:
+            self.react(event)
 
     def _is_watched(self) -> bool:
         return self.thread in (None, threading.get_ident())
@@ -227,14 +237,17 @@ class Recorder:
             name = _name_in_shm(file)
             if name is None or os.path.lexists(file):
                 return original(file, *arguments, **named)
-            began = time.monotonic()
-            exclusive, ours = _is_exclusive(arguments, named), _made_alone(file, arguments, named)
-            opened = original(file, *arguments, **named)
-            if exclusive or ours is not None:
-                descriptor = opened if isinstance(opened, int) else opened.fileno()
-                inode = os.fstat(descriptor).st_ino
-                if exclusive or inode == ours:
-                    self._event("create", name, began, inode=inode)
+            exclusive = _is_exclusive(arguments, named)
+            if not exclusive and not _makes(arguments, named):
+                return original(file, *arguments, **named)
+            with self.turn("create", name):
+                began = time.monotonic()
+                ours = None if exclusive else _made_alone(file, arguments, named)
+                opened = original(file, *arguments, **named)
+                inode = os.fstat(opened if isinstance(opened, int) else opened.fileno()).st_ino
+                made = exclusive or inode == ours
+                event = self._event("create", name, began, inode=inode) if made else None
+            self._then(event)
             return opened
 
         return open
@@ -244,10 +257,8 @@ class Recorder:
             name = _name_in_shm(path)
             if name is None:
                 return original(path, **named)
-            began = time.monotonic()
-            with self.turn("unlink", name):
+            with self._recorded("unlink", name):
                 original(path, **named)
-            self._event("unlink", name, began)
 
         return remove
 
@@ -263,23 +274,31 @@ class Recorder:
     def _maps(self, original: Callable[..., None]) -> Callable[..., None]:
         def __init__(segment: Any, *arguments: Any, **named: Any) -> None:
             original(segment, *arguments, **named)
-            self._event("map", segment._name, bytes=segment.size)
+            with self.turn("map", segment._name):
+                event = self._event("map", segment._name, bytes=segment.size)
+            self._then(event)
 
         return __init__
 
     def _closes(self, original: Callable[..., None]) -> Callable[..., None]:
         def close(segment: Any) -> None:
-            mapped = segment._mmap is not None
-            original(segment)
-            if mapped:
-                self._event("close", segment._name)
+            if segment._mmap is None:
+                return original(segment)
+            with self.turn("close", segment._name):
+                original(segment)
+                event = self._event("close", segment._name)
+            self._then(event)
 
         return close
 
     def turn(self, what: str, name: str = "") -> contextlib.AbstractContextManager[None]:
-        """A context that is entered when it is this process's turn to do so; without a turnstile, at once."""
-        ours = self.turnstile and self._is_watched()
-        return self.turnstile.turn(what, name) if ours else contextlib.nullcontext()
+        """A context that is entered when it is this process's turn; without a turnstile or an order, at once."""
+        if self._is_watched():
+            if self.order:
+                return self.order.turn(what)
+            if self.turnstile and what not in OF_MEMORY:
+                return self.turnstile.turn(what, name)
+        return contextlib.nullcontext()
 
     def _registers(self, original: Callable[..., None]) -> Callable[..., None]:
         """Only for a turnstile: the act of telling the tracker about a name for the first time."""
@@ -293,14 +312,16 @@ class Recorder:
     @contextlib.contextmanager
     def _recorded(self, what: str, name: str) -> Iterator[dict[str, Any]]:
         """A context that records its success, with the fields that it was given, or its failure."""
-        began, fields = time.monotonic(), {}
-        try:
-            with self.turn(what, name):
+        fields: dict[str, Any] = {}
+        with self.turn(what, name):
+            began = time.monotonic()
+            try:
                 yield fields
-        except OSError as error:
-            self._event(f"{what} failed", name, errno=error.errno)
-            raise
-        self._event(what, name, began, **fields)
+            except OSError as error:
+                self._event(f"{what} failed", name, errno=error.errno)
+                raise
+            event = self._event(what, name, began, **fields)
+        self._then(event)
 
 
 _current: Recorder | None = None
@@ -362,17 +383,18 @@ def _is_exclusive(arguments: tuple[Any, ...], named: dict[str, Any]) -> bool:
     return "x" in how if isinstance(how, str) else bool(how & os.O_CREAT and how & os.O_EXCL)
 
 
-def _made_alone(file: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> int | None:
-    """Make the empty file that a call is about to make, and return its inode. Returns None if the call makes no file,
-    or if another process was faster. Only the operating system knows which process made the file, and it tells only the
-    maker."""
+def _makes(arguments: tuple[Any, ...], named: dict[str, Any]) -> bool:
+    """Whether the call makes the file if there is none."""
     how = _how(arguments, named)
-    if isinstance(how, str):
-        makes, mode = set("wa") & set(how), 0o666
-    else:
-        makes, mode = how & os.O_CREAT, arguments[1] if len(arguments) > 1 else named.get("mode", 0o777)
-    if not makes or _is_exclusive(arguments, named):
-        return None
+    return bool(set("wax") & set(how)) if isinstance(how, str) else bool(how & os.O_CREAT)
+
+
+def _made_alone(file: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> int | None:
+    """Make the empty file that a call is about to make, and return its inode; None if another process was faster. The
+    operating system alone can tell the two apart, and only to who makes the file."""
+    mode = 0o666
+    if not isinstance(_how(arguments, named), str):
+        mode = arguments[1] if len(arguments) > 1 else named.get("mode", 0o777)
     try:
         descriptor = posix.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     except OSError:  # another process has made it, or the recorded call will fail, too

@@ -16,6 +16,7 @@ from pathlib import Path
 from repro.lab import folders, limits
 from repro.lab.evidence import event, inotify, last_words, leftovers
 from repro.lab.evidence.event import NAMING, Event
+from repro.lab.evidence.in_order import Order
 from repro.lab.evidence.inotify import Seen
 from repro.lab.evidence.recorder import Recorder
 from repro.lab.evidence.turnstile import Turnstile
@@ -30,6 +31,7 @@ from repro.lab.upstream.release import Release
 from repro.lab.upstream.source import INSTALLED
 from repro.lab.upstream.standin_data import TokenizedGenerateReqInput
 
+PATIENCE = 5.0  # seconds for an act to come that came in an earlier run
 TRANSPORTS = ("shm", "default")
 
 
@@ -42,8 +44,9 @@ class Experiment:
     unpickle each request, as tensor-parallel ranks do, with or without the `barrier` before they unwrap. All ranks but
     the first are `late` by this number of seconds. `fault` is the fault that is injected. Without `sweep`, names that
     are left stay, and the caller must remove them. `turnstile` is the address of a turnstile. Its holder decides the
-    order of all acts, and kills the processes that the order kills. `timeout` is in seconds. For a small /dev/shm, see
-    `repro.lab.lifted.small_shm`.
+    order of all acts, and kills the processes that the order kills. `order` is an order of acts that an earlier run has
+    recorded (`replay`): the acts come in this order again, if they can. `timeout` is in seconds. For a small /dev/shm,
+    see `repro.lab.lifted.small_shm`.
 
     `undone` are the expansion points (1, 2) at which the fix of a fixed release is taken away again. `record` is a file
     that gets each event at once and stays after the run. `look` is called with the events, before the sweep.
@@ -66,6 +69,7 @@ class Experiment:
     undone: Collection[int] = ()
     record: str = ""
     look: Callable[[Sequence[Event]], None] | None = None
+    order: Order = ()
     timeout: float = 20.0
 
     def __post_init__(self) -> None:
@@ -87,9 +91,9 @@ class Experiment:
             session = self._session(folder, release)
             tokenizer = Tokenizer(manager.TokenizerManager, self.requests, self.n, self.fault, session.folder)
             prepare = tokenizer.timed(fix.prepare) if fix.prepare else None
-            recorder = Recorder(
-                session.events, "tokenizer", details=True, at_once=bool(self.record), react=tokenizer.react
-            )
+            order = session.in_order("tokenizer")
+            more = dict(at_once=bool(self.record), react=tokenizer.react, order=order)
+            recorder = Recorder(session.events, "tokenizer", details=True, **more)
             if self.turnstile:
                 recorder.turnstile = self._turnstile(tokenizer, release, fix)
             recorder.thread = NOBODY  # for now no thread is recorded: other threads of this process make names, too
@@ -104,6 +108,8 @@ class Experiment:
                 ):
                     release.set_transport(inline=session.inline, skip_tokenizer_init=self.skip_tokenizer_init)
                     tokenizer.execute(schedulers, recorder, trace=trace, timeout=self.timeout)
+                    if order:
+                        order.wait_for_others()  # before those that have not died yet are killed
                     schedulers.end()
             except SchedulersGone as gone:
                 if not gone.killed:
@@ -148,6 +154,8 @@ class Experiment:
             self.late,
             self.turnstile,
             self.record,
+            self.order,
+            PATIENCE + self.late,
         )
 
     def _turnstile(self, tokenizer: Tokenizer, release: Release, fix: Fix) -> Turnstile:

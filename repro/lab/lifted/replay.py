@@ -1,52 +1,87 @@
-"""A token for an experiment: the words of the command line that made it, and a digest of what happened to names."""
+"""A token for an experiment: the words of the command line that made it, the order in which its processes acted, and a
+digest of what happened to names. With the token, the same acts come in the same order again."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import json
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from repro.lab.evidence.event import Event
+from repro.lab.evidence.in_order import ACTS, Order
 from repro.lab.refused import Refused
 
 SHOWN = ("--json", "--events", "--why")  # what only decides how a run is told
+LONGEST = 100_000  # characters: a shell's word has its limits. A longer order is left out
+LARGEST = 100 * LONGEST  # bytes, of what is in a token
 
 
 @dataclass(frozen=True)
 class Token:
-    """The words, with the release's name in them, and the digest."""
+    """The words, with the release's name in them; the digest; and the order: the acts of all processes, one after the
+    other. Of a very long run there is no order, and it is made again without one."""
 
     words: tuple[str, ...]
     digest: str
+    order: Order = ()
 
     def __str__(self) -> str:
-        return base64.urlsafe_b64encode(json.dumps([self.digest, *self.words]).encode()).decode().rstrip("=")
+        text = self._written(self.order)
+        return text if len(text) <= LONGEST else self._written(())
+
+    def _written(self, order: Order) -> str:
+        roles = sorted({role for role, _ in order})
+        acts = [roles.index(role) * len(ACTS) + ACTS.index(what) for role, what in order]
+        told = json.dumps([self.words, self.digest, roles, acts], separators=(",", ":"))
+        return base64.urlsafe_b64encode(zlib.compress(told.encode(), 9)).decode().rstrip("=")
 
     @classmethod
     def parse(cls, text: str) -> Token:
         """The token that `str` has made. Raises Refused for any other text."""
         try:
-            digest, *words = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
-            return cls(tuple(map(str.strip, words)), digest.strip())
-        except (ValueError, TypeError, AttributeError):
+            packed = base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True)
+            words, digest, roles, acts = json.loads(zlib.decompressobj().decompress(packed, LARGEST))
+            if min(acts, default=0) < 0:
+                raise IndexError
+            order = tuple((roles[act // len(ACTS)].strip(), ACTS[act % len(ACTS)]) for act in acts)
+            return cls(tuple(map(str.strip, words)), digest.strip(), order)
+        except (ValueError, TypeError, AttributeError, IndexError, zlib.error):
             raise Refused(f"{text!r} is no token", "give one that --json has printed, under `token`") from None
 
 
 def token(words: Sequence[str], release: str, events: Iterable[Event]) -> Token:
     """The token of an experiment that these words have made, on this release."""
     kept = [word for word in words if word not in SHOWN]
-    return Token((*kept, "--release", release), digest(events))
+    events = acted(events)
+    order = tuple((event.role, event.what.removesuffix(" failed")) for event in events)
+    return Token((*kept, "--release", release), digest(events), order)
+
+
+def acted(events: Iterable[Event]) -> list[Event]:
+    """The acts among `events`, in an order in which they are possible. A record has the times at which calls began: a
+    name may still be opened when the call that unlinks it has begun. Such an unlink is put behind the open."""
+    found = [event for event in events if event.what.removesuffix(" failed") in ACTS]
+    for unlink in [event for event in found if event.what == "unlink"]:
+        opened = 0
+        for place in range(found.index(unlink) + 1, len(found)):
+            if found[place].name == unlink.name and found[place].what in ("create", "link"):
+                break
+            if found[place].name == unlink.name and found[place].what == "open":
+                opened = place
+        if opened:
+            found.remove(unlink)
+            found.insert(opened, unlink)
+    return found
 
 
 def digest(events: Iterable[Event]) -> str:
-    """A digest of who did what to which name for which send. Names are told apart by the order in which they were made.
-    Which of two ranks is the one that unlinks a name is left open, and so is how processes overlap. (How far one rank
-    comes while another one dies is a race: such a run need not have the same digest again.)"""
-    lives: dict[str, set[tuple[str, str, int]]] = {}
-    for event in events:
-        what = "unlink" if event.what == "unlink failed" else event.what
-        lives.setdefault(event.name, set()).add((event.role, what, -1 if event.send is None else event.send))
-    told = json.dumps([sorted(life) for life in lives.values()])
-    return hashlib.blake2b(told.encode(), digest_size=6).hexdigest()
+    """A digest of who did what to which name for which send, in order. Names are told apart by the order in which they
+    were made."""
+    numbers: dict[str, int] = {}
+    told = [
+        (event.role, event.what, numbers.setdefault(event.name, len(numbers)), event.send) for event in acted(events)
+    ]
+    return hashlib.blake2b(json.dumps(told).encode(), digest_size=6).hexdigest()

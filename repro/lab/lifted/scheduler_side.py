@@ -22,6 +22,7 @@ import zmq
 
 from repro.lab import folders
 from repro.lab.evidence.event import Event
+from repro.lab.evidence.in_order import InOrder, Order
 from repro.lab.evidence.recorder import Recorder
 from repro.lab.evidence.turnstile import Turnstile
 from repro.lab.lifted.fault import Fault
@@ -47,6 +48,8 @@ class Session:
     late: float = 0.0
     turnstile: str = ""  # the address of the turnstile, if there is one
     record: str = ""  # the file that gets the events, if it is not in the folder
+    order: Order = ()  # recorded acts, if the acts are to come in this order
+    patience: float = 0.0  # seconds to wait for the turn of such an act
 
     @property
     def events(self) -> str:
@@ -55,6 +58,10 @@ class Session:
     @property
     def log(self) -> str:
         return f"{self.folder}/log"
+
+    def in_order(self, role: str) -> InOrder | None:
+        """The place of the process with this role in the order, if there is one."""
+        return InOrder(f"{self.folder}/next", self.order, role, self.patience) if self.order else None
 
 
 @dataclass(frozen=True)
@@ -153,7 +160,8 @@ class Scheduler:
         self.release = Release.of(session.release)
         self.release.set_transport(inline=session.inline, skip_tokenizer_init=session.skip_tokenizer_init)
         turnstile = Turnstile(session.turnstile, f"rank {self.place.rank}") if session.turnstile else None
-        self.recorder = Recorder(session.events, self.role, details=True, react=self._react, turnstile=turnstile)
+        more = dict(react=self._react, turnstile=turnstile, order=session.in_order(self.role))
+        self.recorder = Recorder(session.events, self.role, details=True, **more)
         with self.recorder:
             self.control.send("ready")
             self._serve_requests()

@@ -28,6 +28,7 @@ from repro.lab.upstream.expansion import FUNCTION
 from repro.lab.upstream.standin_data import GenerateReqInput, TokenizedGenerateReqInput
 
 NOBODY = 0  # the number of no thread
+ARRIVES = 0.02  # seconds in which a message arrives
 PATIENCE = 5.0  # seconds to wait for the answers to earlier sends, when an experiment has failed
 
 
@@ -50,8 +51,9 @@ class Send:
     preparing and sending it held the event loop.
 
     `cloned` and `inline` are bytes: of features that were copied before they were wrapped, and of the message itself.
-    `gone` says whether the message left, `where` from which line of `_handle_batch_request`. `failed` is the error that
-    the scheduler answered with ("": none). `room` is the request's `bootstrap_room`.
+    `gone` says whether the message left, `at` when (as `Event.at`), and `where` from which line of
+    `_handle_batch_request`. `failed` is the error that the scheduler answered with ("": none). `room` is the request's
+    `bootstrap_room`.
     """
 
     label: str
@@ -62,6 +64,7 @@ class Send:
     cloned: int = 0
     inline: int = 0
     gone: bool = False
+    at: float | None = None
     where: str = ""
     failed: str = ""
     room: int | None = None
@@ -134,7 +137,7 @@ class Tokenizer:
     def react(self, event: Event) -> None:
         """Kill the scheduler when the send at hand makes its first name, if that is the fault."""
         if event.what in NAMING and self._is_to("kill", "create", event.send):
-            self.schedulers.processes[0].kill()
+            self._kill_the_scheduler()
 
     @contextlib.contextmanager
     def sending(self, arguments: tuple) -> Iterator[None]:
@@ -171,10 +174,12 @@ class Tokenizer:
             if self._is_to("fail", "send", number):
                 raise zmq.ZMQError(zmq.ENOTSOCK, "this send was told to fail")
             if self._is_to("kill", "send", number):
-                self.schedulers.processes[0].kill()
+                self._kill_the_scheduler()
+            send.at = time.monotonic()
             self.schedulers.outbox.send(message)
         send.gone = True
-        if self.turnstile and self.n > 1 and number in (0, self.n):  # these are awaited
+        awaited = (0, self.n) if self.n > 1 else (len(self.requests) - 1,)
+        if self.turnstile and number in awaited:
             asyncio.get_running_loop().call_soon(self._wait_for_turn_to_get_the_answer)
         if self._is_to("cancel", "answer", number):
             asyncio.get_running_loop().call_soon(self.task.cancel)
@@ -192,6 +197,14 @@ class Tokenizer:
         """For the holder of a turnstile. Raises ClientGone: there is nothing more to ask."""
         self.task.cancel()
         raise ClientGone
+
+    def _kill_the_scheduler(self) -> None:
+        """By SIGKILL. Where acts come in an order, after all that others do before this process's next act; and a
+        little later, when what rank 0 has sent has arrived."""
+        if self.recorder.order:
+            self.recorder.order.wait_for_others()
+            time.sleep(ARRIVES)
+        self.schedulers.processes[0].kill()
 
     def _is_to(self, what: str, at: str, send: int | None) -> bool:
         fault = self.fault

@@ -1,7 +1,8 @@
 """Grade an attempt at the fix: a function that prepares each copied request at the two expansion points.
 
 Two judges look at it. One calls it on requests of several kinds and compares who shares what; it finds the hint. The
-other is the lab, which sends what was prepared; it gives the verdict and the faults. Both must be content.
+other is the lab, which sends what was prepared; it gives the verdict and the faults. Both must be content. A run shows
+one order of its events; so a third judge may be passed in, who is given each run, and looks at all other orders of it.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from repro.lab.evidence.verdict import Outcome
-from repro.lab.lifted import make_request, run
+from repro.lab.lifted import Run, make_request, run
 from repro.lab.lifted.request import arrays, checksums
 from repro.lab.limits import Interrupted, within
 from repro.lab.upstream.plugs import Prepare
@@ -78,8 +79,26 @@ CONVERTED = (
     "A feature came back as something else than it was, such as a list for a tensor. The lab would send it, but the "
     "model takes what it was. Copy the item, and leave the feature as it is."
 )
+OTHER_ORDER = (
+    "In this run everybody was served. In another order of the same calls they are not: the order below leads there. "
+    "Read its last line first, and ask what had to be true for it."
+)
 UNEXPLAINED = "Nobody shares what they should not, and yet the lab found faults: read them."
 RIGHT = "Every send owns its mm_inputs, its list and its items; the pixels are still shared until they are wrapped."
+
+
+class Judgement(Protocol):
+    """What a third judge says of a run: whether every order of its events is `right`, what is wrong (`verdict`), and
+    the shortest order that is wrong as `lanes`, in text; `as_svg` is the same as a picture."""
+
+    right: bool
+    verdict: str
+    lanes: str
+
+    def as_svg(self) -> str: ...
+
+
+Judge = Callable[[Run], Judgement | None]
 
 
 @dataclass(frozen=True, repr=False)
@@ -87,7 +106,8 @@ class Grade:
     """What an attempt came to. `case` is the first kind of request with something wrong; `verdict` and `faults` are
     the lab's for it. The verdict is `unknown` if tensors were to be shared and no name was ever made. `copied` is the
     price: bytes of tensor storage that prepare copied for each send of one image; `shared` says whether the storage is
-    still the source's (a right fix shares it)."""
+    still the source's (a right fix shares it). `orders` is what a third judge says of that case; None if none was
+    asked, or if there was nothing to say. (In a notebook, `SVG(grade.orders.as_svg())` draws the shortest order.)"""
 
     passed: bool
     case: str
@@ -95,6 +115,7 @@ class Grade:
     hint: str
     faults: list[str]
     copied: int
+    orders: Judgement | None = None
 
     @property
     def shared(self) -> bool:
@@ -106,18 +127,24 @@ class Grade:
         lines += [f"  fault  {fault}" for fault in self.faults]
         if self.passed:
             lines.append(f"  price  {self.copied:,} bytes of tensor storage copied for each send")
-        return "\n".join([*lines, f"  hint   {self.hint}"])
+        lines.append(f"  hint   {self.hint}")
+        if self.orders:
+            lines.append(f"  orders {self.orders.verdict}")
+            lines += [f"    {line}" for line in self.orders.lanes.splitlines()]
+        return "\n".join(lines)
 
     __repr__ = __str__
 
 
-def grade(prepare: Prepare, *, n: int = 3, limit: float = LIMIT) -> Grade:
+def grade(prepare: Prepare, *, n: int = 3, limit: float = LIMIT, judge: Judge | None = None) -> Grade:
     """Try `prepare` on every kind of request in CASES, n samples each, and return the first failure with its hint,
     or a pass with its price. Any exception in `prepare` is a hint, too, and so is any nonsense that it returns. An
-    attempt that does not end within `limit` seconds is `hung`. Raises ValueError if n < 2: nothing is expanded then."""
+    attempt that does not end within `limit` seconds is `hung`. `judge` is a third judge, who has to be content with
+    each run, too. Raises ValueError if n < 2: nothing is expanded then."""
     if n < 2:
         raise ValueError(f"n = {n}: a request is copied from n = 2 on")
     price: list[int] = []
+    first: Judgement | None = None
     for case, make in CASES.items():
         try:
             hint, copied = within(limit, partial(_look, prepare, make(), case))
@@ -125,12 +152,15 @@ def grade(prepare: Prepare, *, n: int = 3, limit: float = LIMIT) -> Grade:
             return Grade(False, case, "hung", _hung(limit, case), [], 0)
         price.append(copied)
         result = run(make(), n=n, fix=prepare, timeout=limit)
-        faults = result.faults()
+        faults, orders = result.faults(), judge(result) if judge else None
         if hint or faults:
-            return Grade(False, case, result.verdict.outcome, hint or UNEXPLAINED, faults, copied)
+            return Grade(False, case, result.verdict.outcome, hint or UNEXPLAINED, faults, copied, orders)
+        if orders and not orders.right:
+            return Grade(False, case, result.verdict.outcome, OTHER_ORDER, faults, copied, orders)
         if not result.names and _has_tensors(make()):
-            return Grade(False, case, "unknown", UNPROVEN, [], copied)
-    return Grade(True, f"all {len(CASES)} kinds of requests", "survived", _priced(price[0]), [], price[0])
+            return Grade(False, case, "unknown", UNPROVEN, [], copied, orders)
+        first = first or orders
+    return Grade(True, f"all {len(CASES)} kinds of requests", "survived", _priced(price[0]), [], price[0], first)
 
 
 def _has_tensors(request: TokenizedGenerateReqInput) -> bool:
