@@ -28,10 +28,10 @@ from tests.batches import CONTAINED, batch
 SMALL = (8, 16)
 WITHOUT_POOL = [
     design for design in DESIGNS if not of_design(design.name).pool
-]  # one run shows no use of a segment again
+]  # one run uses no segment again
 HOOKED = [
     design for design in WITHOUT_POOL if not design.prepare
-]  # the others are applied where later releases are fixed
+]  # the others act where later releases are fixed
 CRASH = "a consumer cannot open"
 
 
