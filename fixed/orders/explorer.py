@@ -94,7 +94,7 @@ def explore(protocol: Protocol, n: int = 2, ranks: int = 2, faults: Iterable[str
             if successor not in came_from:
                 came_from[successor] = state, act
                 order.append(successor)
-        if not after:
+        if not after or _is_stuck(machine, state, following[state]):
             _judge(explored, machine, state, came_from)
         if len(order) > MOST:
             raise Refused(f"{protocol.name}, n = {n}, {ranks} ranks has more than {MOST:,} states", "give fewer")
@@ -104,19 +104,28 @@ def explore(protocol: Protocol, n: int = 2, ranks: int = 2, faults: Iterable[str
     return explored
 
 
+def _is_stuck(machine: Machine | PoolMachine, state: State, following: Sequence[State]) -> bool:
+    """Whether the run is not over, and only a fault could move it on."""
+    return _is_well(state) and not any(map(_is_well, following)) and not machine.is_over(state)
+
+
+def _is_well(state: State) -> bool:
+    return state[3] == NONE
+
+
 def _judge(explored: Explored, machine: Machine | PoolMachine, state: State, came_from: dict) -> None:
-    """Enter what is wrong with a last state, if it is the first of its kind."""
-    place, names, _, fault, *_ = state
+    """Enter what is wrong with a state from which nothing goes on, if it is the first of its kind."""
+    _, names, _, fault, *_ = state
     kind = ""
     if fault >= NO_NAME:
         kind = (OTHER_PIXELS if fault >= NO_PIXELS else CANNOT_OPEN) + AFTER[fault % NO_NAME]
+    elif _is_well(state) and not machine.is_over(state):
+        kind = STUCK
     elif names and NAMES.get(fault) in machine.protocol.leaves:
         if NAMES[fault] not in explored.left:
             explored.left.append(NAMES[fault])
     elif names:
         kind = LEFT + AFTER[fault]
-    elif fault == NONE and machine.answered(state) < machine.out(place):
-        kind = STUCK
     if kind and kind not in explored.wrong:
         explored.wrong[kind] = _path(state, came_from)
 

@@ -85,6 +85,10 @@ class Machine:
         """How many sends rank 0 has answered."""
         return state[5] // PHASES
 
+    def is_over(self, state: State) -> bool:
+        """Whether a run without a fault has come to its end: the program is done, and rank 0 has answered each send."""
+        return self._code[state[0]].what == "end" and self.answered(state) == self.sends
+
     def successors(self, state: State) -> list[tuple[Act, State]]:
         """Whatever may come next, and the state after it. None where the run is over."""
         place, _, _, fault, _, *ranks = state

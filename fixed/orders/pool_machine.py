@@ -105,9 +105,9 @@ class PoolMachine:
         """How many sends rank 0 has answered."""
         return state.ranks[0] // PHASES
 
-    def out(self, place: Place) -> int:
-        """How many sends have left when the tokenizer is at this place."""
-        return place.out
+    def is_over(self, state: State) -> bool:
+        """Whether a run without a fault has come to its end: no request waits, and rank 0 has answered each send."""
+        return state.place.stage == "over" and self.answered(state) == self.sends
 
     def successors(self, state: State) -> list[After]:
         """Whatever may come next, and the state after it. None where the run is over."""
