@@ -26,12 +26,8 @@ from repro.lab.teaching import grade as grades
 from tests.batches import CONTAINED, batch
 
 SMALL = (8, 16)
-WITHOUT_POOL = [
-    design for design in DESIGNS if not of_design(design.name).pool
-]  # one run uses no segment again
-HOOKED = [
-    design for design in WITHOUT_POOL if not design.prepare
-]  # the others act where later releases are fixed
+WITHOUT_POOL = [design for design in DESIGNS if not of_design(design.name).pool]  # one run uses no segment again
+HOOKED = [design for design in WITHOUT_POOL if not design.prepare]  # the others act where later releases are fixed
 CRASH = "a consumer cannot open"
 
 

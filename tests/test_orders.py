@@ -162,14 +162,6 @@ WARM_MUTANTS = {
     "no barrier": ({"barrier": False}, "a consumer cannot open"),
     "it asks nothing": ({"pool": Pool(asks=[])}, "a consumer reads other pixels"),
     "no document says that a kill of all leaves names": ({"leaves": ()}, "all killed at once"),
-    "it waits for an answer before it sends": (
-        {"program": lambda n: [protocols.answers(1), *protocols.many_names(n)]},
-        "nobody can go on",
-    ),
-    "it waits for an answer too many": (
-        {"program": lambda n: [*protocols.many_names(n), protocols.answers(protocols.sends_of(n) + 1)]},
-        "nobody can go on",
-    ),
 }
 
 

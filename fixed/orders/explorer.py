@@ -106,7 +106,8 @@ def explore(protocol: Protocol, n: int = 2, ranks: int = 2, faults: Iterable[str
 
 def _is_stuck(machine: Machine | PoolMachine, state: State, following: Sequence[State]) -> bool:
     """Whether the run is not over, and only a fault could move it on."""
-    return _is_well(state) and not any(map(_is_well, following)) and not machine.is_over(state)
+    goes_on = any(_is_well(after) or after[3] >= NO_NAME for after in following)
+    return _is_well(state) and not goes_on and not machine.is_over(state)
 
 
 def _is_well(state: State) -> bool:
