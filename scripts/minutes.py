@@ -21,7 +21,7 @@ from scripts.notebooks import CHINESE, FOLDER, executed, paths
 
 WORDS = 130  # a minute
 LINE = 5.0  # seconds
-SAYS = re.compile(r"\*\*It takes\*\*\s+(?:about\s+)?(\d+)\s+minutes")
+SAYS = re.compile(r"\*\*It\s+takes\*\*\s+(\d+)\s+minutes")
 
 
 def lessons() -> list[Path]:
