@@ -19,7 +19,7 @@ from pathlib import Path
 
 import psutil
 
-from fixed.designs import COPIES, DESIGNS
+from fixed.designs import COPIES, DESIGNS, WARM_SEGMENTS
 from fixed.mutants import MUTANTS
 from repro.lab.lifted import Fault, make_request, run
 from repro.lab.lifted.fault import MOMENTS
@@ -131,12 +131,14 @@ def main() -> None:
         troubles[what] += 1
         if (took := time.monotonic() - began) > LIMIT:
             hung.append(f"{number}: {what} took {took:.1f} s")
-        if new := set(os.listdir(SHM)) - set(lies):
+        if new := set(os.listdir(SHM)) - set(lies) - set(WARM_SEGMENTS.kept()):
             left.append(f"{number}: {what} left {', '.join(sorted(new))}")
             for name in new:
                 (SHM / name).unlink()
     last = run(n=2, fix=COPIES).faults()
     pool.close()
+    WARM_SEGMENTS.drain()
+    left += [f"the end: {name}" for name in set(os.listdir(SHM)) - set(lies)]
     print(
         json.dumps(
             {

@@ -267,6 +267,23 @@ def gone_at_once(arguments: Namespace) -> list[str]:
     return ["an answer"]
 
 
+def forks(arguments: Namespace) -> list[str]:
+    """A scheduler that forks a child, as it does before it runs another program: for a while both have one title."""
+    import setproctitle
+
+    note("phase", phase="generate")
+    scheduler = os.fork()
+    if not scheduler:
+        setproctitle.setproctitle("sglang::scheduler")
+        child = os.fork()
+        time.sleep(0.5)
+        if child:
+            os.waitpid(child, 0)
+        os._exit(0)
+    os.waitpid(scheduler, 0)
+    return ["an answer"]
+
+
 def kernel(arguments: Namespace) -> None:
     """Calls a kernel that only a GPU has."""
     from repro.lab.engine import sgl_kernel_standin

@@ -112,7 +112,13 @@ def wait_until_idle(page, seconds: int) -> None:
 
 def test_make_lab_trusts_the_notebooks():
     """Else JupyterLab shows no kept picture before its cell is run."""
-    run = subprocess.run(["make", "-n", "lab"], cwd=machine.ROOT, capture_output=True, encoding="utf-8", check=True)
+    run = subprocess.run(
+        ["make", "--no-print-directory", "-n", "lab"],
+        cwd=machine.ROOT,
+        capture_output=True,
+        encoding="utf-8",
+        check=True,
+    )
     trusting, opening = run.stdout.splitlines()[-2:]
     assert "jupyter trust" in trusting
     assert {str(path.relative_to(machine.ROOT)) for path in notebooks.paths()} <= set(trusting.split())

@@ -57,6 +57,11 @@ def test_a_scheduler_that_ends_before_anybody_looks_is_told_too():
     assert verdict.died == ["tokenizer exited with 0", "scheduler gone with it"]
 
 
+def test_a_fork_that_still_has_the_schedulers_title_is_no_second_scheduler():
+    verdict = launcher.run(scenes.forks, Namespace(n=1))
+    assert verdict.died == ["tokenizer exited with 0", "scheduler gone with it"]
+
+
 def test_hung():
     verdict = launcher.run(scenes.hanging, Namespace(n=2), limits={"boot": 30, "generate": 0.5})
     assert (verdict.outcome, verdict.error) == ("hung", TOO_LONG)

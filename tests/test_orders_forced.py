@@ -94,7 +94,6 @@ def test_what_is_not_as_in_the_model_is_seen(single, what, where):
     [
         ["--forced", "0"],
         ["--forced", "--protocol", "reference_count"],
-        ["--forced", "--protocol", "warm_segments"],
         ["--forced", "--n", "1"],
         ["--forced", "--n", "2", "3"],
         ["--forced", "--protocol", "warm_segments", "--n", "2"],

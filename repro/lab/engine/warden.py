@@ -172,7 +172,10 @@ class Watch:
             for process in _descendants():
                 if process.pid not in self.titles:
                     _say(process=[process.pid, process.create_time()])
-                self.titles[process.pid] = _title(process) or self.titles.get(process.pid, "")
+                title = _title(process)
+                if title == self.titles.get(_parent(process)):  # a fork that is about to become another program
+                    title = ""
+                self.titles[process.pid] = title or self.titles.get(process.pid, "")
             self.next_look = time.monotonic() + (2 * TICK if "generate" in self.report.seconds else 0.5)
 
     def _reap(self) -> None:
@@ -250,6 +253,13 @@ def _title(process: psutil.Process) -> str:
         return " ".join(process.cmdline()).strip()[:120]
     except psutil.Error:
         return ""
+
+
+def _parent(process: psutil.Process) -> int:
+    try:
+        return process.ppid()
+    except psutil.Error:
+        return 0
 
 
 def _ending(status: int) -> str:
