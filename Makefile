@@ -43,7 +43,7 @@ test: $(WHOLE) tidy ## prove all of it, on the real engine, in the lab and in th
 	$(BIN)/python -m pytest -n 2
 
 check: $(WHOLE) tidy ## prove what needs no engine, no browser and no long run: for the edit loop
-	$(BIN)/python -m pytest -n 2 -m "not engine and not browser and not long"
+	$(BIN)/python -m pytest -n 3 -m "not engine and not browser and not long"
 
 tidy: $(WHOLE)
 	$(BIN)/ruff check

@@ -43,7 +43,7 @@ BOOTS = {
     "served",
 }
 BROWSES = {"page", "lab"}
-LASTS = {"whole", "built", "book", "examined"}
+LASTS = {"whole", "built", "book", "examined", "rows", "outcomes"}
 ENGINE_FILES = {f"test_{name}" for name in "engine host hotfix provenance readme release server stop upstream".split()}
 OTHER_RELEASE = re.compile(r"0\.5\.\d+(\.post\d+)?(?<!0\.5\.12\.post1)")
 ORDER = ["engine", "test_notebooks", "test_clinic", "test_designs", "test_browser"]

@@ -69,6 +69,7 @@ def test_bisect_tries_every_release():
 @pytest.mark.parametrize(
     "words", [["--fault", "fail:1", "--n", 3], ["--n", 1, "--ranks", 2, "--items", 2, "--late", 0.001]]
 )
+@pytest.mark.long
 def test_a_token_makes_the_same_experiment_again(words):
     token = json.loads(machine.command("-m", "repro.lab", "--json", *words).stdout)["token"]
     again = machine.command("-m", "repro.lab", "--replay", token)
@@ -76,6 +77,7 @@ def test_a_token_makes_the_same_experiment_again(words):
     assert again.stdout.startswith(f"$ python -m repro.lab {' '.join(map(str, words))} --release ")
 
 
+@pytest.mark.long
 def test_another_experiment_has_other_events():
     crash = lifted.run(n=2)
     mixed = replay.token(["--n", "1"], crash.verdict.release, crash.events)  # n = 1 opens the name once
