@@ -48,7 +48,7 @@ def within(seconds: float, call: Callable[[], Any]) -> Any:
 def stop(thread: threading.Thread) -> bool:
     """Tell the thread to stop if it still runs. Returns whether the thread has ended."""
     until = time.monotonic() + GRACE
-    thread.join(0.1)
+    thread.join(0.5)  # most end by themselves; what is raised in a recorded call can cost the record of a name
     while thread.is_alive() and time.monotonic() < until:
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(Interrupted))
         thread.join(0.1)
