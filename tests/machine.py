@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -9,6 +10,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from repro.lab.engine.host import Host
 from repro.lab.evidence import recorder
@@ -49,6 +52,15 @@ def processes_of(folder: Path) -> list[int]:
         except OSError:
             pass
     return mine
+
+
+def children_running(word: str) -> list[psutil.Process]:
+    """The living processes below this one with `word` in their command line. Another process may end meanwhile."""
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # a zombie, too
+            found += [child] * any(word in each for each in child.cmdline())
+    return found
 
 
 def command(

@@ -11,7 +11,6 @@ from argparse import Namespace
 from multiprocessing import shared_memory
 from pathlib import Path
 
-import psutil
 import pytest
 
 from repro.lab.engine import launcher, sgl_kernel_standin
@@ -91,7 +90,7 @@ def test_a_warden_that_is_killed_leaves_nothing():
     """Its child has left files by then, and has a child in a session of its own that no other process would end."""
 
     def kill_the_warden(phase: str) -> None:
-        (warden,) = [child for child in psutil.Process().children() if "repro.lab.engine.warden" in child.cmdline()]
+        (warden,) = machine.children_running("repro.lab.engine.warden")
         machine.wait_for(lambda: len(warden.children(recursive=True)) > 1, 10, "the grandchild")
         time.sleep(1.5)  # the warden looks every half second during the boot
         warden.kill()

@@ -11,7 +11,6 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-import psutil
 import pytest
 
 from fixed import bootstrap_room
@@ -98,8 +97,7 @@ def test_a_case_says_what_is_wrong_and_leaves_nothing(name):
     assert result.verdict.leftovers.remaining == []
     assert not [event for event in result.events if event.is_still_there()]
     assert not list(Path(tempfile.gettempdir()).glob("shm-kit-case-*"))
-    children = psutil.Process().children(recursive=True)
-    assert not [child for child in children if "repro.lab.cases.keeper" in child.cmdline()]
+    assert machine.children_running("repro.lab.cases.keeper") == []
 
 
 @pytest.mark.parametrize("name", NAMES)

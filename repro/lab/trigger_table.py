@@ -4,6 +4,7 @@ it says why it is not run."""
 from __future__ import annotations
 
 import contextlib
+import socket
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from repro.lab.refused import Refused
 from repro.lab.releases import FIXED, LAST
 
 BEFORE_LISTS, BEFORE_TRANSPORT, FIRST = "0.5.10.post1", "0.5.8.post1", "0.5.9"
-ADDRESS = "127.0.0.1:24231"  # nothing has to listen there: with one node, the engine listens itself
+ADDRESS = "127.0.0.1:0"  # a free port is taken for 0; with one node, the engine itself listens there
 CRASH, NO_CRASH = "crashed", "survived"
 HEADS = ("condition", "known", "measured", "evidence", "detail")
 
@@ -119,7 +120,11 @@ def engine_scene(arguments: Namespace) -> list[str]:
 
     from repro.lab import engine
 
-    llm = engine.start(arguments.model, arguments.device, **arguments.engine)
+    options = dict(arguments.engine)
+    if options.get("dist_init_addr") == ADDRESS:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            options["dist_init_addr"] = "{}:{}".format(*free.getsockname())
+    llm = engine.start(arguments.model, arguments.device, **options)
     answers = llm.generate(
         prompt=engine.chat("What?"),
         image_data=Image.new("RGB", (112, 112), "crimson"),
