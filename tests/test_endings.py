@@ -109,6 +109,13 @@ def test_ctrl_c_in_the_middle_of_a_run_leaves_no_thread_no_name_and_no_folder():
     assert set(folders.where().glob("shm-kit-*")) == kept
 
 
+def test_ctrl_c_during_a_wait_for_a_thread_stops_this_thread():
+    """Up to Python 3.12, a `join` that is interrupted takes the living thread for a dead one."""
+    with meanwhile(lambda: (time.sleep(0.3), os.kill(os.getpid(), signal.SIGINT))), pytest.raises(KeyboardInterrupt):
+        limits.within(20, lambda: loops(None))
+    assert "reader" not in [thread.name for thread in threading.enumerate()]
+
+
 def test_ctrl_c_waits_where_something_would_be_left_half_done():
     done = []
 

@@ -24,20 +24,23 @@ def within(seconds: float, call: Callable[[], Any]) -> Any:
     """Call `call()` on a thread of its own and return its result. Raises what `call` raises, SystemExit included, and
     TimeoutError if `call` takes longer. Code that blocks in C cannot be stopped: it stays behind on its thread."""
     came_to: dict[str, Any] = {}
+    ended = threading.Event()  # a `join` that Ctrl-C interrupts takes a living thread for a dead one, up to Python 3.12
 
     def work() -> None:
         try:
             came_to["result"] = call()
         except BaseException as error:
             came_to["error"] = error
+        finally:
+            ended.set()
 
     thread = threading.Thread(target=work, name="reader", daemon=True)
     thread.start()
     try:
-        thread.join(seconds)
-        in_time = not thread.is_alive()
+        in_time = ended.wait(seconds)
     finally:
-        stop(thread)
+        with uninterrupted():
+            stop(thread)
     if not in_time:
         raise TimeoutError(f"no end within {seconds:g} s")
     if "error" in came_to:
@@ -48,7 +51,7 @@ def within(seconds: float, call: Callable[[], Any]) -> Any:
 def stop(thread: threading.Thread) -> bool:
     """Tell the thread to stop if it still runs. Returns whether the thread has ended."""
     until = time.monotonic() + GRACE
-    thread.join(0.5)  # most end by themselves; what is raised in a recorded call can cost the record of a name
+    thread.join(0.1)
     while thread.is_alive() and time.monotonic() < until:
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(Interrupted))
         thread.join(0.1)

@@ -89,6 +89,7 @@ class Tokenizer:
         self.answers: list[str] | None = None
         self.error: BaseException | None = None
         self.loop: asyncio.AbstractEventLoop | None = None
+        self.ended = threading.Event()  # not `join`: see `limits.within`
         self.over = False  # True when nobody waits for the result any more
         self.seconds = 0.0
         self.prepared = self.bookkeeping = 0.0  # seconds: of the fix since the last send, and of the lab itself
@@ -106,8 +107,7 @@ class Tokenizer:
         blocked = True
         try:
             with limits.interruptible():
-                thread.join(timeout + limits.GRACE)
-            blocked = thread.is_alive()
+                blocked = not self.ended.wait(timeout + limits.GRACE)
         finally:
             self._leave()
             ended = limits.stop(thread)
@@ -224,6 +224,7 @@ class Tokenizer:
                 self.turnstile.ask("end")
             self.recorder.thread = NOBODY  # the next thread may have the same number
             self.seconds = time.perf_counter() - began
+            self.ended.set()
 
     async def _main(self) -> None:
         manager = self.manager_class(self.requests, _Outbox(self))
