@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from importlib.metadata import packages_distributions
+from pathlib import Path
 
 import pytest
 import yaml
@@ -130,6 +131,19 @@ def test_a_whole_environment_is_not_set_up_again():
         ["make", "--dry-run", "setup"], cwd=machine.ROOT, capture_output=True, encoding="utf-8", check=True
     )
     assert "set_up" not in run.stdout
+
+
+def test_an_installation_has_every_package(monkeypatch):
+    """Each folder of `repro` and `fixed` with an `__init__.py`, and the hotfix in a project of its own."""
+    from setuptools import Distribution
+
+    monkeypatch.chdir(machine.ROOT)
+    distribution = Distribution()
+    distribution.parse_config_files()
+    rooms = [path.parent for top in ("repro", "fixed") for path in Path(top).rglob("__init__.py")]
+    ours = {".".join(room.parts) for room in rooms if room.parts[:2] != ("fixed", "hotfix")}
+    assert ours <= set(distribution.packages)
+    assert not [package for package in distribution.packages if "hotfix" in package]
 
 
 @pytest.mark.parametrize("script", ["bench_crash", "bench_lab", "bench_server", "latest", "notebooks"])
