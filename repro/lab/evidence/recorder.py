@@ -162,26 +162,20 @@ class Recorder:
 
     def _at_its_own_cost(self, original: Callable, replace: Callable[[Callable], Callable]) -> Callable:
         """What replaces `original`. The time that it takes is `spent`, but for the time of the original."""
+        return self._counted(replace(self._counted(original, -1)), 1)
 
-        def timed(*arguments: Any, **named: Any) -> Any:
+    def _counted(self, call: Callable, sign: int) -> Callable:
+        """`call`, whose time is added to `spent` (1) or taken off it (-1)."""
+
+        def counted(*arguments: Any, **named: Any) -> Any:
             began = time.monotonic()
             try:
-                return original(*arguments, **named)
+                return call(*arguments, **named)
             finally:
                 if self._is_watched():
-                    self.spent -= time.monotonic() - began
+                    self.spent += sign * (time.monotonic() - began)
 
-        replacement = replace(timed)
-
-        def replaced(*arguments: Any, **named: Any) -> Any:
-            began = time.monotonic()
-            try:
-                return replacement(*arguments, **named)
-            finally:
-                if self._is_watched():
-                    self.spent += time.monotonic() - began
-
-        return replaced
+        return counted
 
     def _patches(self) -> Iterator[tuple[Any, str, Callable[[Callable], Any]]]:
         """What is replaced while this process is recorded: holder, name, and what makes the replacement."""
