@@ -15,9 +15,8 @@ from pathlib import Path
 
 import nbformat
 
-from repro.lab.refused import Refused
 from repro.lab.terminal import OneLineParser, aligned, command
-from scripts.notebooks import CHINESE, FOLDER, executed, paths
+from scripts.notebooks import CHINESE, FOLDER, chosen, executed, paths
 
 WORDS = 130  # a minute
 LINE = 5.0  # seconds
@@ -50,15 +49,11 @@ def main() -> None:
     """Execute, and print the table."""
     parser = OneLineParser(description=__doc__)
     parser.add_argument("only", nargs="*", help="beginnings of names, such as 04")
-    only = tuple(parser.parse_args().only)
     rows = [("notebook", "says, min", "reading, min", "waiting, s")]
-    for path in lessons():
-        if not only or path.name.startswith(only):
-            began = time.monotonic()
-            executed(path)
-            rows.append((path.stem, stated(path), math.ceil(reading(path)), round(time.monotonic() - began)))
-    if len(rows) == 1:
-        raise Refused(f"no name begins with {' or '.join(only)}", "give the beginning of a name, such as 04")
+    for path in chosen(lessons(), parser.parse_args().only):
+        began = time.monotonic()
+        executed(path)
+        rows.append((path.stem, stated(path), math.ceil(reading(path)), round(time.monotonic() - began)))
     print(*aligned(rows, right=slice(1, None)), sep="\n")
 
 

@@ -13,7 +13,7 @@ import copy
 import functools
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import nbformat
@@ -61,6 +61,14 @@ pre, .jp-OutputArea-output pre {overflow-x: auto; white-space: pre; word-break: 
 def paths() -> list[Path]:
     """Every notebook, in order; the solutions last."""
     return [*sorted(FOLDER.glob("[0-9]*.ipynb")), *sorted((FOLDER / "solutions").glob("*.ipynb"))]
+
+
+def chosen(found: Sequence[Path], only: Sequence[str]) -> list[Path]:
+    """Those whose names begin with one of `only`; all of them if there is none. Raises Refused if no name does."""
+    begin = [path for path in found if not only or path.name.startswith(tuple(only))]
+    if not begin:
+        raise Refused(f"no name begins with {' or '.join(only)}", "give the beginning of a name, such as 04")
+    return begin
 
 
 @functools.cache
@@ -187,12 +195,7 @@ def main() -> None:
     if options.book:
         book(options.book)
         return
-    chosen = [path for path in paths() if not options.only or path.name.startswith(tuple(options.only))]
-    if not chosen:
-        raise Refused(
-            f"no notebook begins with {' or '.join(options.only)}", "give the beginning of a name, such as 04"
-        )
-    for path in chosen:
+    for path in chosen(paths(), options.only):
         print(path.name, flush=True)
         nbformat.write(kept(copy.deepcopy(executed(path))), path)
 
