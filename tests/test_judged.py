@@ -23,6 +23,7 @@ from repro.lab.lifted import Fault, run
 from repro.lab.places import SHM
 from repro.lab.releases import FIXED, LAST
 from repro.lab.teaching import grade as grades
+from tests.attempts import first_item_only
 from tests.batches import CONTAINED, batch
 
 SMALL = (8, 16)
@@ -33,14 +34,6 @@ CRASH = "a consumer cannot open"
 
 def name(design) -> str:
     return design.name
-
-
-def first_item_only(request):
-    items = request.items()
-    detach(request)
-    if request.mm_inputs:
-        request.mm_inputs.mm_items[1:] = items[1:]
-    return request
 
 
 def tidies_behind_the_consumer():
