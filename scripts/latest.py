@@ -72,16 +72,12 @@ class Result:
         return len(self.answers) == N and len(set(self.answers)) == 1 and not self.left
 
 
-@command
+@command(name="scripts.latest")
 def main(words: Sequence[str] | None = None) -> int:
     """0: both runs answered the same and left nothing, and the plugin was there. 1: not so. 2: cannot be run here."""
-    try:
-        options = parse(words)
-        require(options.side)
-        without, with_it = run(options, plugin=False), run(options, plugin=True)
-    except Refused as refusal:
-        print(f"scripts.latest: {refusal}", file=sys.stderr)
-        return 2
+    options = parse(words)
+    require(options.side)
+    without, with_it = run(options, plugin=False), run(options, plugin=True)
     print("\n".join(report(options, without, with_it)))
     is_active = all(any(map(wanted.match, with_it.said)) for wanted in (SAYS, COUNTS))
     same = without.answers == with_it.answers

@@ -13,11 +13,10 @@ from fixed.clinic.measure import NS, SIZES, Row
 from fixed.designs import DESIGNS, ONE_SEGMENT, WARM_SEGMENTS
 from repro.lab.lifted.request import bytes_of
 from repro.lab.machine import preflight
-from repro.lab.refused import Refused
 from repro.lab.terminal import OneLineParser, command, count, progress
 
 
-@command
+@command(name="fixed.clinic")
 def main() -> int:
     """0: the designs are right and the mutants are caught. 1: not so. 2: bad usage or a missing part."""
     try:
@@ -26,9 +25,6 @@ def main() -> int:
         preflight.require_parts()
         require_room(max(arguments.n), max(arguments.size))
         return examine(arguments)
-    except Refused as refusal:
-        print(f"fixed.clinic: {refusal}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         return 130
 

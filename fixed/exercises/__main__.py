@@ -21,16 +21,13 @@ PAUSE = 0.2  # seconds between two looks at the file
 Seen = tuple[int, int, int]
 
 
-@command
+@command(name="fixed.exercises")
 def main(words: Sequence[str] | None = None) -> int:
     """With --once, 0: passed; 1: not yet; 2: a bad file, or bad usage. Without, 0 after Ctrl-C."""
     try:
         arguments = parse(words)
         exercise = EXERCISES[arguments.exercise]
         return once(exercise, arguments.once) if arguments.once else watch(exercise)
-    except Refused as refusal:
-        print(f"fixed.exercises: {refusal}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         return 130 if arguments.once else 0
 

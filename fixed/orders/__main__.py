@@ -22,7 +22,7 @@ LARGEST_POOL = (1, 1), (1, 2), (1, 3), (2, 1), (2, 2)  # where there are several
 HEADS = ("protocol", "n", "ranks", "states", "transitions", "orders", "segments", "seconds", "verdict")
 
 
-@command
+@command(name="fixed.orders")
 def main(words: Sequence[str] | None = None) -> int:
     """0: of all protocols, those of RIGHT are right, and no other. 1: not so. 2: bad usage."""
     try:
@@ -30,9 +30,6 @@ def main(words: Sequence[str] | None = None) -> int:
         if arguments.forced is not None:
             return for_real(arguments)
         found = explored(arguments)
-    except Refused as refusal:
-        print(f"fixed.orders: {refusal}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         return 130
     print(json.dumps([as_dict(each) for each in found], indent=2) if arguments.json else "\n".join(told(found)))

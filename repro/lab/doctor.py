@@ -56,14 +56,10 @@ class Check:
         return f"{self.state:<4} {self.what}" + (f": {self.remedy}" if self.remedy else "")
 
 
-@command
+@command(name="repro.lab.doctor")
 def main(words: Sequence[str] | None = None) -> int:
     """0: nothing fails. 1: something does. 2: bad usage."""
-    try:
-        arguments = parse(words)
-    except Refused as refusal:
-        print(f"repro.lab.doctor: {refusal}", file=sys.stderr)
-        return 2
+    arguments = parse(words)
     checks = []
     for check in examine():
         checks.append(check)

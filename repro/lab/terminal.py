@@ -29,10 +29,13 @@ class OneLineParser(argparse.ArgumentParser):
         return super().parse_args(args, namespace)
 
 
-def command(main: Callable[..., int | None]) -> Callable[..., int | None]:
+def command(main: Callable[..., int | None] | None = None, *, name: str = "") -> Callable[..., Any]:
     """A decorator for the main function of a command. The command then works with a closed standard stream (`2>&-`).
     When the reader of its output has gone (`| head -1`), it ends silently, with the status of SIGPIPE. A Refused that
-    the function raises becomes one line on stderr, and the status is 2."""
+    the function raises becomes one line on stderr, and the status is 2. The line begins with `name`, or with the name
+    of the script."""
+    if main is None:
+        return functools.partial(command, name=name)
 
     @functools.wraps(main)
     def run(*arguments: Any, **named: Any) -> int | None:
@@ -41,7 +44,7 @@ def command(main: Callable[..., int | None]) -> Callable[..., int | None]:
             status = main(*arguments, **named)
             sys.stdout.flush()
         except Refused as refusal:
-            print(f"{Path(sys.argv[0]).name}: {refusal}", file=sys.stderr)
+            print(f"{name or Path(sys.argv[0]).name}: {refusal}", file=sys.stderr)
             return 2
         except BrokenPipeError:
             if not _nobody_reads(1):

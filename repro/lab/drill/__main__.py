@@ -14,7 +14,7 @@ from repro.lab.terminal import OneLineParser, command, progress
 SEEDS = 1000  # of which one is drawn, if none is given
 
 
-@command
+@command(name="repro.lab.drill")
 def main(words: Sequence[str] | None = None) -> int:
     """0: the answer is right, or the reader has left. 1: it is not. 2: bad input, or the case cannot be made here."""
     try:
@@ -22,9 +22,6 @@ def main(words: Sequence[str] | None = None) -> int:
         with progress(sys.stderr):
             dealt = deal(arguments.seed, arguments.case)
         return asked(dealt, arguments.answer)
-    except Refused as refusal:
-        print(f"repro.lab.drill: {refusal}", file=sys.stderr)
-        return 2
     except EOFError:
         print()
         return 0
