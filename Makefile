@@ -40,7 +40,7 @@ latest: $(WHOLE_LATEST) ## the real engine of sglang 0.5.23 on a CPU, without th
 	.venv-latest/bin/python -m scripts.latest
 
 test: $(WHOLE) tidy ## prove all of it, on the real engine, in the lab and in the notebooks
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 3
 
 check: $(WHOLE) tidy ## prove what needs no engine, no browser and no long run: for the edit loop
 	$(BIN)/python -m pytest -n 3 -m "not engine and not browser and not long"
