@@ -1,4 +1,5 @@
-"""`python -m fixed.orders`: every order of events of every design, with every fault, and the shortest that is wrong."""
+"""`python -m fixed.orders`: goes through every order of events of every design, with every fault, and shows the
+shortest order in which something is wrong."""
 
 from __future__ import annotations
 
@@ -18,13 +19,14 @@ from repro.lab.terminal import OneLineParser, aligned, command, count
 from repro.lab.upstream.source import INSTALLED
 
 LARGEST = 4  # samples, and ranks
-LARGEST_POOL = (1, 1), (1, 2), (1, 3), (2, 1), (2, 2)  # where there are several requests
+LARGEST_POOL = (1, 1), (1, 2), (1, 3), (2, 1), (2, 2)  # (n, ranks) with a pool: its requests make many states
 HEADS = ("protocol", "n", "ranks", "states", "transitions", "orders", "segments", "seconds", "verdict")
 
 
 @command(name="fixed.orders")
 def main(words: Sequence[str] | None = None) -> int:
-    """0: of all protocols, those of RIGHT are right, and no other. 1: not so. 2: bad usage."""
+    """Return the exit status. 0: every explored protocol of RIGHT is right, and no other one is. 1: this is not so, or
+    with --forced, a real run differs from the model. 2: bad usage. 130: interrupted."""
     try:
         arguments = parse(words)
         if arguments.forced is not None:
@@ -37,7 +39,8 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def for_real(arguments: Namespace) -> int:
-    """Force orders of one design on sglang's functions. Returns 1 if anything is not as in the model."""
+    """Force orders of one design on sglang's functions, and print the result. Return 0, or 1 if a run differs from the
+    model. Raises Refused for a design that cannot be run for real, and for more than one n or number of ranks."""
     name = arguments.protocol or ONE_SEGMENT.name
     design = {each.name: each for each in (Design("as_released"), *DESIGNS, WARM_SEGMENTS)}.get(name)
     protocol = of_design(name)
@@ -53,7 +56,7 @@ def for_real(arguments: Namespace) -> int:
 
 
 def _pool(design: Design, protocol: Protocol, arguments: Namespace) -> int:
-    """The same for a design with a pool."""
+    """As `for_real`, for a design with a pool."""
     from fixed.orders.pool_holder import FAULTS, PoolHolder, Undrained
 
     (n, *more), (ranks, *others) = arguments.n or [1], arguments.ranks or [1]
@@ -65,7 +68,7 @@ def _pool(design: Design, protocol: Protocol, arguments: Namespace) -> int:
 
 
 def _told(design: Design, machine: Machine, arguments: Namespace, **more: object) -> int:
-    """Force the orders, tell what came of them, and return the status."""
+    """Force the machine's orders, print the result, and return the exit status."""
     from fixed.orders.forced import force
 
     done = force(machine, design, INSTALLED, most=arguments.forced or None, seed=arguments.seed, **more)
@@ -80,7 +83,8 @@ def _told(design: Design, machine: Machine, arguments: Namespace, **more: object
 
 
 def explored(arguments: Namespace) -> list[Explored]:
-    """What was asked for; if nothing was, each protocol once, and those that are right with more samples and ranks."""
+    """Explore what the command line asks for. By default, every protocol is explored once, and those of RIGHT also with
+    other numbers of samples and ranks. Raises Refused for an unknown protocol or fault."""
     faults = _faults(arguments)
     chosen = [protocol for protocol in PROTOCOLS if arguments.protocol in (None, protocol.name, *protocol.designs)]
     if not chosen:
@@ -103,7 +107,7 @@ def _scales(protocol: Protocol) -> list[tuple[int, int]]:
 
 
 def told(found: Sequence[Explored]) -> Iterator[str]:
-    """The table; then, for each protocol that is wrong, the shortest order."""
+    """Yield the table, line by line; then, for each protocol that is wrong, the shortest order in which it is wrong."""
     rows = [HEADS]
     for each in found:
         scale = each.n, each.ranks, f"{each.states:,}", f"{each.transitions:,}", _power(each.orders), each.peak
@@ -122,7 +126,7 @@ def told(found: Sequence[Explored]) -> Iterator[str]:
 
 
 def as_dict(explored: Explored) -> dict[str, object]:
-    """What --json tells of one exploration."""
+    """Return one exploration as plain data, for --json."""
     same = "n", "ranks", "faults", "states", "transitions", "orders", "peak", "seconds", "verdict", "left"
     acts = {kind: [act._asdict() for act in order] for kind, order in explored.wrong.items()}
     told = {name: getattr(explored, name) for name in same}
@@ -130,7 +134,7 @@ def as_dict(explored: Explored) -> dict[str, object]:
 
 
 def _faults(arguments: Namespace) -> list[str] | None:
-    """None means all that a machine knows."""
+    """The faults that the command line names; None, for all faults that a machine knows, if it names none."""
     if arguments.fault is None:
         return None
     return [] if arguments.fault == ["none"] else arguments.fault
@@ -141,7 +145,7 @@ def _power(number: int) -> str:
 
 
 def parse(words: Sequence[str] | None) -> Namespace:
-    """The command line. Raises Refused, in one line, where argparse would print its usage."""
+    """Return the parsed command line. Raises Refused for bad usage."""
     parser = OneLineParser(prog="python -m fixed.orders", description=__doc__)
     parser.add_argument("--protocol", help="one protocol, by its name or by a design's (default: all)")
     parser.add_argument(
