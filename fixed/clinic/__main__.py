@@ -71,7 +71,7 @@ def parse() -> Namespace:
     parser.add_argument("--json", action="store_true", help="print a list of rows and nothing else")
     parser.add_argument("--chart", type=Path, metavar="FILE", help="draw time and peak against n, as SVG")
     parser.add_argument(
-        "--quick", action="store_true", help="leave out what is left of killed servers, and the small /dev/shm"
+        "--quick", action="store_true", help="do not kill servers to count their names, and try no small /dev/shm"
     )
     arguments = parser.parse_args()
     if arguments.chart:

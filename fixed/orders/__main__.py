@@ -47,10 +47,11 @@ def for_real(arguments: Namespace) -> int:
     if design and protocol.pool:
         return _pool(design, protocol, arguments)
     if design is None or not protocol.consumer_unlinks:
-        raise Refused(f"{name!r} cannot be run for real", f"give --protocol {ONE_SEGMENT.name}, or another design")
+        way_out = f"give --protocol {ONE_SEGMENT.name}, or another design whose scheduler unlinks names"
+        raise Refused(f"--forced cannot run {name!r}", way_out)
     (n, *more), (ranks, *others) = arguments.n or [2], arguments.ranks or [2]
     if more or others or n == 1:
-        raise Refused("for real, there is one n of 2 or more, and one number of ranks", "give --n 2 --ranks 2")
+        raise Refused("--forced takes only one n, of 2 or more, and one number of ranks", "give --n 2 --ranks 2")
     machine = Machine(protocol, n, ranks, Machine.knows if arguments.fault is None else _faults(arguments))
     return _told(design, machine, arguments)
 
@@ -62,8 +63,8 @@ def _pool(design: Design, protocol: Protocol, arguments: Namespace) -> int:
     (n, *more), (ranks, *others) = arguments.n or [1], arguments.ranks or [1]
     faults = FAULTS if arguments.fault is None else _faults(arguments)
     if more or others or n > 1 or set(faults) - set(FAULTS):
-        known = f"give --n 1 --ranks 1, and of the faults some of: {', '.join(map(repr, FAULTS))}"
-        raise Refused("for real, a pool has n = 1, one number of ranks, and fewer faults", known)
+        known = f"give --n 1 --ranks 1, and for --fault some of: {', '.join(map(repr, FAULTS))}"
+        raise Refused("with a pool, --forced takes only n = 1, one number of ranks, and some of the faults", known)
     return _told(design, Undrained(protocol, n, ranks, faults), arguments, kind=PoolHolder)
 
 
@@ -118,7 +119,7 @@ def told(found: Sequence[Explored]) -> Iterator[str]:
     for protocol in {each.protocol.name: each.protocol for each in found}.values():
         faults = {fault for each in found if each.protocol is protocol for fault in each.left}
         if faults and protocol.designs:
-            yield f"{protocol.name} leaves names after: {', '.join(sorted(faults))}. Its document says so."
+            yield f"{protocol.name} leaves names after: {', '.join(sorted(faults))}. Its documentation says so."
     shown = {each.protocol.name: each for each in reversed(found) if not each.right}
     for each in reversed(shown.values()):
         yield ""
@@ -149,16 +150,29 @@ def parse(words: Sequence[str] | None) -> Namespace:
     parser = OneLineParser(prog="python -m fixed.orders", description=__doc__)
     parser.add_argument("--protocol", help="one protocol, by its name or by a design's (default: all)")
     parser.add_argument(
-        "--n", type=count, nargs="+", help="how many samples (default: 2, or 1; more for those that are right)"
+        "--n",
+        type=count,
+        nargs="+",
+        help="how many samples (default: 2, or 1 with a pool; more for those that are right)",
     )
-    parser.add_argument("--ranks", type=count, nargs="+", help="how many tensor-parallel ranks (default: likewise)")
+    parser.add_argument(
+        "--ranks",
+        type=count,
+        nargs="+",
+        help="how many tensor-parallel ranks (default: 2; more for those that are right)",
+    )
     parser.add_argument(
         "--fault", nargs="+", help=f"none, or some of: {', '.join(map(repr, PoolMachine.knows))} (default: all)"
     )
     parser.add_argument(
-        "--forced", type=count, nargs="?", const=0, metavar="ORDERS", help="run orders for real, all steps or so many"
+        "--forced",
+        type=count,
+        nargs="?",
+        const=0,
+        metavar="ORDERS",
+        help="force orders on sglang's functions: a set that takes each step of the model, or at most ORDERS of these",
     )
-    parser.add_argument("--seed", type=int, default=0, help="which orders, with --forced ORDERS (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="for the draw of --forced ORDERS (default: 0)")
     parser.add_argument("--json", action="store_true", help="print a list and nothing else")
     return parser.parse_args(words)
 

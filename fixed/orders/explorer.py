@@ -99,7 +99,8 @@ def explore(protocol: Protocol, n: int = 2, ranks: int = 2, faults: Iterable[str
         if not after or _is_stuck(machine, state, following[state]):
             _judge(explored, machine, state, came_from)
         if len(order) > MOST:
-            raise Refused(f"{protocol.name}, n = {n}, {ranks} ranks has more than {MOST:,} states", "give fewer")
+            few = "give a smaller n, or fewer ranks"
+            raise Refused(f"{protocol.name}, n = {n}, {ranks} ranks has more than {MOST:,} states", few)
     explored.states = len(order)
     explored.orders = _orders(machine.initial, following)
     explored.seconds = time.perf_counter() - began

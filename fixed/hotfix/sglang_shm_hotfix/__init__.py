@@ -70,7 +70,8 @@ def register() -> None:
     elif release not in RELEASES and not faster:
         _say(f"nothing to do: sglang {release} is none of {', '.join(RELEASES)}, and not 0.5.13 or later")
     elif unknown:
-        _say(f"nothing to do: sglang {release} is newer than this plugin, and has no {', '.join(unknown)} as it needs")
+        lacks = ", ".join(unknown)
+        _say(f"nothing to do: sglang {release} is newer than this plugin, and these do not fit the plugin: {lacks}")
     elif faster and design not in (DEFAULT, FASTEST):
         _say(f"nothing to do: sglang {release} is fixed, and {design} would not make it faster")
     else:
