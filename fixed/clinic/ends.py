@@ -34,7 +34,7 @@ from repro.lab.upstream.source import INSTALLED
 SITUATIONS = {"scheduler killed": "exits", "server killed": "by_sglang"}  # situation -> ending
 ALL = (AS_RELEASED, *DESIGNS, *MUTANTS)
 LIMIT = 300.0  # seconds
-MEBIBYTES, SIZE, N = 64, 1120, 8  # Docker's default, and samples of one image of 30 MB
+MEBIBYTES, SIZE, N = 64, 1120, 8  # Docker's default; an image's side in pixels (a feature of 30 MB), and its samples
 SLOW = ["--ranks", "2", "--late", "0.3"]  # slow consumers, as real ones are: so segments pile up
 
 
@@ -57,7 +57,7 @@ def leaked_together(ending: str, designs: Sequence[str]) -> dict[str, int]:
     command = [sys.executable, "-m", "fixed.clinic.ends", ending, *designs]
     with tempfile.TemporaryDirectory(
         prefix="shm-kit-", ignore_cleanup_errors=True
-    ) as folder:  # killed, they leave files
+    ) as folder:  # killed processes leave files there
         surroundings = {**os.environ, "TMPDIR": folder}
         # subprocess.run reads a pipe that the resource tracker has, too. So it returns after the tracker's end.
         ended = subprocess.run(

@@ -70,7 +70,7 @@ def measured(size: int, n: int, release: str = NEWEST, rounds: int = 0) -> Speed
         for way, fix in (("cold", WARM_SEGMENTS), ("one_segment", ONE_SEGMENT))[:: (-1) ** number]:
             WARM_SEGMENTS.drain()
             timed(way, fix)
-        for _ in range(2):  # the first brings the pages, the second maps them
+        for _ in range(2):  # the first run fills the segment's pages, and the second one maps them
             _dispatch(request, feature, n, release, WARM_SEGMENTS)
         speed.milliseconds["memcpy"].append(1e3 * memcpy(target, feature))
         timed("warm", WARM_SEGMENTS)

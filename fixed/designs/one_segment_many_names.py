@@ -90,7 +90,7 @@ class Batch:
         link or unlink. If there is no room for all names, later sends write another segment when the names are used up.
         Raises OSError, and then leaves no name of this segment."""
         segment = self.segments.get(id(tensor))
-        if segment is None or segment.sends == 0:  # the same tensor may be in several items
+        if segment is None or segment.sends == 0:  # 0: the tensor is in several items, and so it is sent again
             segment = self.segments[id(tensor)] = Segment(tensor, self.sends)
         if not segment.names:
             segment.names.append(first_name(tensor))
@@ -189,7 +189,7 @@ def name_instead_of_segment(init: Callable[..., None], self: Any, tensor: Any, *
     """Hook around `ShmPointerMMData.__init__` (mm_utils.py). Makes `self` a pointer to `tensor` under a name of its
     own. Outside a send, and where there is no /dev/shm, the original function makes a segment. Raises OSError."""
     names = taken.get()
-    self._shm_handle = None  # first: its __del__ looks for it, even if there is no room now
+    self._shm_handle = None  # first: `__del__` reads it, even if this call raises
     if names is None or not NAMES_ARE_FILES:
         init(self, tensor, *arguments, **named)
     else:
@@ -267,7 +267,7 @@ def say_once(consequence: str, error: OSError) -> None:
         logger.warning("one_segment_many_names: %s (%s)", consequence, error)
 
 
-said: set[tuple[str, int | None]] = set()  # at most a few: consequences times errors
+said: set[tuple[str, int | None]] = set()  # each consequence and errno that was logged: only a few
 HOOKS = {
     "sglang.srt.managers.tokenizer_manager.TokenizerManager._handle_batch_request": handle_batch_request,
     "sglang.srt.managers.tokenizer_manager.TokenizerManager._send_one_request": send_one_request,

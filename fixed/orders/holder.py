@@ -34,6 +34,7 @@ from repro.lab.upstream.standin_data import TokenizedGenerateReqInput
 
 LIMIT = 20.0  # seconds that a process has to reach its next act
 ARRIVES = 0.003  # seconds to wait for a message to arrive, before a process is killed
+# act of the model -> what the process asks to do, where the two differ
 ASKS = {"gets the answer": "await", "open fails": "open", "send fails": "send", "reads other pixels": "read"}
 ORDERS = {"client goes away": "gone", "learns of the death": "learn"}  # act -> the word that is sent instead of GO
 
