@@ -63,11 +63,11 @@ def main() -> None:
     for side in (112, 1536):
         request = make_request(shape=shape_of(side))
         tensor = request.mm_inputs.mm_items[0].feature
-        fresh, dispatches = [], []
+        writes, dispatches = [], []
         for _ in range(rounds):
-            fresh.append(fresh_segment(tensor))
+            writes.append(fresh_segment(tensor))
             dispatches += [send.seconds for send in run(request, n=2, fix=detach).sends]
-        ratio = statistics.median(dispatches) / statistics.median(fresh)
+        ratio = statistics.median(dispatches) / statistics.median(writes)
         size = tensor.numel() * tensor.element_size() / 1e6
         spent = 1e3 * statistics.median(dispatches)
         print(f"dispatch of one send, {size:.1f} MB: {spent:.2f} ms, {ratio:.2f} of a fresh segment")
