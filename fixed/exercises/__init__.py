@@ -1,4 +1,5 @@
-"""The notebooks' exercises outside Jupyter: a file that the reader edits, graded at each save, with the next hint only.
+"""The notebooks' exercises outside Jupyter: the reader edits a file, and at each save the file is graded, with the next
+hint only.
 
 `make exercise` watches the file of the first exercise. `python -m fixed.exercises --help` tells more.
 """
