@@ -54,7 +54,7 @@ lab: $(WHOLE) ## open JupyterLab at the notebooks
 	@$(BIN)/jupyter trust $(wildcard notebooks/*.ipynb notebooks/solutions/*.ipynb) >/dev/null
 	$(BIN)/jupyter lab --notebook-dir notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
 
-exercise: $(WHOLE) ## grade exercises/fix.py at each save, with the next hint only (EXERCISE=protocol: the other one)
+exercise: $(WHOLE) ## grade exercises/fix.py at each save, with the next hint only (EXERCISE=hook, EXERCISE=protocol: the others)
 	@$(BIN)/python -m fixed.exercises $(EXERCISE)
 
 notebooks: $(WHOLE) ## execute every notebook from clean and keep its outputs

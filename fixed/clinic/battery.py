@@ -80,7 +80,7 @@ def _run(design: Design, release: str, feature: str = "tensor", **fields: object
     return run(requests(feature), n=N, release=release, fix=design, **fields)
 
 
-def requests(feature: str) -> list[TokenizedGenerateReqInput]:
+def requests(feature: str = "tensor") -> list[TokenizedGenerateReqInput]:
     """Return two requests with two items each. Every feature has bytes of its own. `feature` is one of FEATURES."""
     return [
         make_request(feature, items=ITEMS, shape=SHAPE, rid=f"request-{i}", seed=10 * i, dtype="float32")

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from fixed.exercises.exercise import Exercise, Told
 from fixed.exercises.fix import FIX
+from fixed.exercises.hook import HOOK
 from fixed.exercises.protocol import PROTOCOL
 
-EXERCISES = {exercise.name: exercise for exercise in (FIX, PROTOCOL)}
+EXERCISES = {exercise.name: exercise for exercise in (FIX, HOOK, PROTOCOL)}
 
 __all__ = ["EXERCISES", "Exercise", "Told"]

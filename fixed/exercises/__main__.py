@@ -25,9 +25,9 @@ Seen = tuple[int, int, int]  # inode, time of the last change, size
 def main(words: Sequence[str] | None = None) -> int:
     """Return the exit status. With --once, 0: passed; 1: not yet; 2: a bad file, or bad usage; 130: interrupted.
     Without --once, 0 after Ctrl-C."""
+    arguments = parse(words)
+    exercise = EXERCISES[arguments.exercise]
     try:
-        arguments = parse(words)
-        exercise = EXERCISES[arguments.exercise]
         return once(exercise, arguments.once) if arguments.once else watch(exercise)
     except KeyboardInterrupt:
         return 130 if arguments.once else 0

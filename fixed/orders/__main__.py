@@ -8,7 +8,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 
-from fixed.designs import DESIGNS, ONE_SEGMENT, WARM_SEGMENTS, Design
+from fixed.designs import DESIGNS, ONE_SEGMENT, Design
 from fixed.orders import lanes
 from fixed.orders.explorer import Explored, explore
 from fixed.orders.machine import Machine
@@ -42,7 +42,7 @@ def for_real(arguments: Namespace) -> int:
     """Force orders of one design on sglang's functions, and print the result. Return 0, or 1 if a run differs from the
     model. Raises Refused for a design that cannot be run for real, and for more than one n or number of ranks."""
     name = arguments.protocol or ONE_SEGMENT.name
-    design = {each.name: each for each in (Design("as_released"), *DESIGNS, WARM_SEGMENTS)}.get(name)
+    design = {each.name: each for each in (Design("as_released"), *DESIGNS)}.get(name)
     protocol = of_design(name)
     if design and protocol.pool:
         return _pool(design, protocol, arguments)

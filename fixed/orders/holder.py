@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import select
 import selectors
 import signal
 import socket
@@ -79,6 +80,7 @@ class Holder:
         self.places: dict[str, Place] = {}
         self.numbers: dict[str, int] = {}  # real name -> the model's
         self.child = 0
+        self.last_words: list[str] = []  # the last line that the run's processes have printed, if there is one
         self.kills = any("killed" in act.what for act in self.order)
         self.server = socket.socket(socket.AF_UNIX)
         self.server.bind(f"{folder}/turnstile")
@@ -99,28 +101,26 @@ class Holder:
                 os.close(descriptor)
             self.be_the_tokenizer(design, release, fault)
         os.close(theirs)
-        while len(self.places) < 1 + self.machine.ranks:
-            self._hear()
+        self._until(lambda: len(self.places) == 1 + self.machine.ranks, "the processes to come")
         self._asking(TOKENIZER)  # so the ranks are ready
 
     def be_the_tokenizer(self, design: Design, release: str, fault: Fault | None) -> None:
         """In the forked process: run the experiment, and exit."""
         tempfile.tempdir = self.folder
         pools.pool.start_method = "fork"
-        experiment = Experiment(
-            self.requests(),
-            n=self.machine.n,
-            release=release,
-            fix=design,
-            ranks=self.machine.ranks,
-            barrier=self.machine.protocol.barrier,
-            fault=fault,
-            sweep=False,
-            turnstile=f"{self.folder}/turnstile",
-            timeout=10 * LIMIT,
-        )
         try:
-            experiment.run()
+            Experiment(
+                self.requests(),
+                n=self.machine.n,
+                release=release,
+                fix=design,
+                ranks=self.machine.ranks,
+                barrier=self.machine.protocol.barrier,
+                fault=fault,
+                sweep=False,
+                turnstile=f"{self.folder}/turnstile",
+                timeout=10 * LIMIT,
+            ).run()
         except BaseException as error:
             os.write(2, f"{type(error).__name__}: {error}\n".encode())
         finally:
@@ -150,14 +150,16 @@ class Holder:
         for place in self.places.values():
             _kill(place.pid, place.tracker)
         _kill(self.child)
-        self._until_all_are_gone()
-        os.close(self.pipe)
-        self.selector.close()
-        self.server.close()
-        for place in self.places.values():
-            place.line.close()
-        for name in self.numbers:
-            Path(f"{SHM}{name}").unlink(missing_ok=True)
+        try:
+            self._until_all_are_gone()
+        finally:
+            os.close(self.pipe)
+            self.selector.close()
+            self.server.close()
+            for place in self.places.values():
+                place.line.close()
+            for name in self.numbers:
+                Path(f"{SHM}{name}").unlink(missing_ok=True)
 
     def _let(self, act: Act, state: State) -> None:
         """Make one act happen: let the process go on, or kill a process. The tracker acts by itself."""
@@ -251,7 +253,8 @@ class Holder:
         place = self.places[who]
         self._until(lambda: place.asks or place.gone, f"{who} to ask")
         if not place.asks:
-            raise Differs("the process is gone")
+            self._read_last_words(0)
+            raise Differs(": ".join(["the process is gone", *self.last_words]))
         return place
 
     def _kill(self, places: Sequence[Place]) -> None:
@@ -262,7 +265,7 @@ class Holder:
     def _until_all_are_gone(self) -> None:
         """Wait until the pipe that all processes of the run hold is closed."""
         until = time.monotonic() + LIMIT
-        while os.read(self.pipe, 65536):  # what the processes print to stderr; it is not used
+        while self._read_last_words(until - time.monotonic()):
             if time.monotonic() > until:
                 raise Differs("the processes do not end")
         for place in self.places.values():
@@ -273,17 +276,26 @@ class Holder:
             except ChildProcessError:
                 return
 
+    def _read_last_words(self, seconds: float) -> bool:
+        """Read what the processes print to stderr, and wait so long for it. Returns False if all of them are gone."""
+        if not select.select([self.pipe], [], [], max(0.0, seconds))[0]:
+            return True
+        text = os.read(self.pipe, 65536)
+        self.last_words = text.decode(errors="replace").splitlines()[-1:] or self.last_words
+        return bool(text)
+
     def _until(self, condition: Any, what: str) -> None:
         until = time.monotonic() + LIMIT
         while not condition():
             if time.monotonic() > until:
-                raise Differs(f"waited {LIMIT:g} s for {what}")
+                self._read_last_words(0)
+                raise Differs(": ".join([f"waited {LIMIT:g} s for {what}", *self.last_words]))
             self._hear()
 
     def _hear(self) -> None:
         """Take the next messages of the processes: a new connection, a process's role, the act that it asks to do, or
         the end of an act."""
-        for key, _ in self.selector.select(LIMIT):
+        for key, _ in self.selector.select(LIMIT / 10):
             if key.fileobj is self.server:
                 line, _ = self.server.accept()
                 self.selector.register(line, selectors.EVENT_READ, Place(line))

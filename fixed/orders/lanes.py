@@ -13,7 +13,7 @@ from repro.lab.pictures.svg import BAD, CHAR, EDGE, INK, NAMED, PALE, SOFT, docu
 from repro.lab.terminal import aligned
 
 ROW, PITCH, BAR = 26, 34, 12  # pixels: the height of a line, the width of a name's column and of a name's bar
-BAD_ACTS = ("fails", "killed", "kills", "goes away", "other pixels", "are left")
+BAD_ACTS = ("fails", "killed", "kills", "goes away", "other pixels")
 
 
 @dataclass(frozen=True)
