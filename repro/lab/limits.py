@@ -59,7 +59,8 @@ def stop(thread: threading.Thread) -> bool:
 
 
 class _CtrlC:
-    """How Ctrl-C is handled in `uninterrupted`. `came`: one is waiting. `at_once`: it acts at once, by `before`."""
+    """How Ctrl-C is handled in `uninterrupted`. `came` says whether a Ctrl-C is waiting. If `at_once` is True, a Ctrl-C
+    calls at once `before`, the handler that was in place before."""
 
     def __init__(self) -> None:
         self.came = self.at_once = False
