@@ -1,4 +1,5 @@
-"""`python -m repro.lab`: one experiment from a shell, or the trigger table, or the list of what is not sglang."""
+"""`python -m repro.lab`: make one experiment. Other options show the trigger table, or a relative of the crash, or what
+is not sglang."""
 
 from __future__ import annotations
 
@@ -281,7 +282,7 @@ def parse(words: Sequence[str] | None, fixes: Mapping[str, Fix], prog: str) -> N
     parser.add_argument("--when", action="store_true", help="measure the trigger table")
     parser.add_argument("--why", action="store_true", help="from a failed open back to its cause, with file and line")
     parser.add_argument(
-        "--bisect", action="store_true", help="the same experiment on every release: where does it turn?"
+        "--bisect", action="store_true", help="the same experiment on every release: the first bad one, the first good"
     )
     parser.add_argument("--replay", metavar="TOKEN", help="make an experiment again, by the token that --json printed")
     parser.add_argument("--quick", action="store_true", help="with --when: leave out the rows that boot the engine")

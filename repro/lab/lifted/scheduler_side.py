@@ -53,10 +53,12 @@ class Session:
 
     @property
     def events(self) -> str:
+        """The file to which all processes of the experiment write their events."""
         return self.record or f"{self.folder}/events"
 
     @property
     def log(self) -> str:
+        """The file to which the schedulers write their last words and sglang's messages."""
         return f"{self.folder}/log"
 
     def in_order(self, role: str) -> InOrder | None:
@@ -156,6 +158,7 @@ class Scheduler:
 
     @property
     def role(self) -> str:
+        """The role of this process in events: `scheduler` for rank 0, `scheduler 1` for rank 1, ..."""
         return f"scheduler {self.place.rank}" if self.place.rank else "scheduler"
 
     def run(self) -> None:

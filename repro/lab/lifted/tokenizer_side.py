@@ -188,6 +188,7 @@ class Tokenizer:
 
     @property
     def turnstile(self) -> Turnstile | None:
+        """The tokenizer's place at the turnstile, if there is one."""
         return self.recorder.turnstile
 
     def _wait_for_turn_to_get_the_answer(self) -> None:

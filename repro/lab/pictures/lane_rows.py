@@ -46,11 +46,12 @@ class Row:
 
     @property
     def left(self) -> bool:
+        """Whether the act is the tokenizer's: then it is drawn on the left."""
         return self.role.startswith("tokenizer")
 
     @property
     def failure(self) -> str:
-        """`FileNotFoundError (errno 2) at mm_utils.py:1564 __setstate__`."""
+        """The error and its place: `FileNotFoundError (errno 2) at mm_utils.py:1564 __setstate__`."""
         return " at ".join(filter(None, (self.error, self.where)))
 
 

@@ -30,6 +30,7 @@ class Box:
 
     @property
     def name(self) -> str:
+        """The kind and the number: `MultimodalInputs #1`."""
         return f"{self.kind} #{self.number}" if self.number else self.kind
 
 

@@ -25,6 +25,7 @@ class Segment:
 
     @property
     def state(self) -> str:
+        """`named`; `mapped`, if the name is gone and a process still holds the segment; else `gone`."""
         return "named" if self.named else "mapped" if self.held.total() else "gone"
 
     def apply(self, what: str, pid: int, known: bool) -> None:

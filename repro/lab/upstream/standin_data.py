@@ -90,6 +90,7 @@ class GenerateReqInput:
         return single
 
     def regenerate_rid(self, prefix: str | None = None) -> str:
+        """Give this request the next id, `send-0`, `send-1`, ..., and return it. (sglang's ids are random.)"""
         self.rid = f"send-{next(self.numbers)}"
         return self.rid
 
