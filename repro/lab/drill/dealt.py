@@ -47,7 +47,7 @@ class Deal:
         if done is not self.case:
             yield f"  that is for another cause: {done.cause}"
             yield f"do first    {self.case.first}"
-        yield "right, both" if self.is_right(cause, first) else "not both are right"
+        yield "both are right" if self.is_right(cause, first) else "not right: at least one of the two is wrong"
 
     def _about(self, case: Case) -> Iterator[str]:
         found = signs(self.shown)

@@ -52,6 +52,6 @@ def watching() -> Iterator[Account]:
         finally:
             for event in watch.read(timeout=0):
                 if event.mask & flags.Q_OVERFLOW:
-                    account.trouble = "the kernel's account is not whole: its queue was full"
+                    account.trouble = "the kernel's account is incomplete: its queue was full"
                 elif event.name and event.mask in words:  # an event without a name is about the folder itself
                     account.seen.append(Seen(words[event.mask], f"/{event.name}"))

@@ -37,8 +37,8 @@ UNTOUCHED = (
     "Give the request a copy of mm_inputs, and go on from there."
 )
 COPIED_AGAIN = (
-    "The request was copied once more, but upstream has done that already. What is shared lies below it: "
-    "the copy's mm_inputs is still the source's. Copy that, and what it leads to."
+    "The request was copied once more, but upstream has copied it already. The copies still share something: "
+    "the copy's mm_inputs is the source's. Copy mm_inputs, and what it leads to."
 )
 SHARED_MM_INPUTS = (
     "The items are new, but the new list went into the mm_inputs that all copies share: the next send starts from it. "
@@ -73,18 +73,18 @@ DAMAGED = (
     "their number, or their order."
 )
 UNPROVEN = (
-    "Nothing went wrong, but nothing was shared either: the features went inline, in the message, so this run proves "
+    "Nothing went wrong, but shared memory was not used: the features went inline, in the message, so this run proves "
     "nothing. Keep the tensors as they are; wrapping puts them into shared memory."
 )
 CONVERTED = (
-    "A feature came back as something else than it was, such as a list for a tensor. The lab would send it, but the "
-    "model takes what it was. Copy the item, and leave the feature as it is."
+    "A feature came back as another kind of object, such as a list in the place of a tensor. The lab would send it, "
+    "but the model needs the original kind. Copy the item, and leave the feature as it is."
 )
 OTHER_ORDER = (
     "In this run everybody was served. In another order of the same calls they are not: the order below leads there. "
     "Read its last line first, and ask what had to be true for it."
 )
-UNEXPLAINED = "Nobody shares what they should not, and yet the lab found faults: read them."
+UNEXPLAINED = "The copies share nothing that they should not share, and yet the lab found faults: read these faults."
 RIGHT = "Every send owns its mm_inputs, its list and its items; the pixels are still shared until they are wrapped."
 
 
@@ -211,7 +211,7 @@ def _raised(error: BaseException, case: str) -> str:
         return f"{said} Its mm_inputs is None: return such a request as it is."
     if case in ("a list of tensors", "a numpy array"):
         return f"{said} A feature is not always one tensor: copy the item that holds it, and leave the feature alone."
-    return f"{said} Read it as you would read a crash: from the bottom."
+    return f"{said} Read the error, and find the line of your function that led to it."
 
 
 class _Held:
@@ -242,12 +242,12 @@ def _hint(held: _Held, given: TokenizedGenerateReqInput, got: Any) -> str:
     if not isinstance(got, TokenizedGenerateReqInput):
         return f"prepare returned a {type(got).__name__}: it takes a request, and has to return a request."
     if nonsense := _nonsense(got):
-        return f"prepare returned a request whose {nonsense}: copy what is there, and replace nothing by another kind."
+        return f"prepare returned a request whose {nonsense}: copy the objects, and keep their kinds."
     if held.mm_inputs is not None and (hint := _hint_about_items(held, given, got)):
         return hint
     changed = [field for field in FIELDS if getattr(got, field) != held.fields[field]]
     if changed:
-        return f"prepare changed the request's {', '.join(changed)}: only mm_inputs and its items are its business."
+        return f"prepare changed the request's {', '.join(changed)}: it may change mm_inputs and its items only."
     return ""
 
 
