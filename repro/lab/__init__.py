@@ -6,7 +6,7 @@ server     way 1 as people meet it: the HTTP server, its clients, and what each 
 upstream   a release's own code: read, checked, lifted, and what stands in for the rest of sglang
 lifted     way 2: that code between two processes, one experiment at a time
 evidence   what a run leaves behind: verdict, record of names, the kernel's account, last words
-pictures   evidence as SVG, each with the same as text
+pictures   evidence as SVG, and the same content as text
 cases      the crash and its relatives: each is made anew, with its evidence
 drill      one case, dealt without its name; then the evidence for and against the reader's answer
 teaching   what notebooks call: show, step, check a prediction, grade

@@ -259,7 +259,8 @@ def seconds(text: str) -> float:
 
 
 def parse(words: Sequence[str] | None, fixes: Mapping[str, Fix], prog: str) -> Namespace:
-    """The command line. Raises Refused, in one line, where argparse would print its usage."""
+    """The parsed command line. Raises Refused, with one line, for bad usage; argparse would print its usage and
+    exit."""
     parser = OneLineParser(prog=f"python -m {prog}", description=__doc__)
     parser.add_argument("--n", type=count, default=2, help="how many samples (default: %(default)s)")
     parser.add_argument("--release", default=source.INSTALLED, help=f"{OLDEST} to {NEWEST}, or installed")

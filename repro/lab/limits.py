@@ -1,7 +1,8 @@
 """Limits for a reader's code, and for Ctrl-C.
 
 A reader's code may loop, block or exit. So it runs on a thread of its own, and the thread is told to stop when its time
-is over. Ctrl-C may come at any moment. Where an interrupt would leave work half done, it is delayed."""
+is over. Ctrl-C may come at any moment. It is delayed while it would leave work half done.
+"""
 
 from __future__ import annotations
 

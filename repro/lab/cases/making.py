@@ -19,7 +19,7 @@ def make(name: str) -> Found:
 
 
 def named(name: str) -> Case:
-    """The case of that name. Raises Refused if there is none."""
+    """The case with this name. Raises Refused if there is none."""
     if name not in CASES:
         raise Refused(f"no case is called {name!r}", f"give one of {', '.join(CASES)}")
     return CASES[name]

@@ -1,4 +1,4 @@
-"""Where a case is made: an experiment of the lab, and what can be seen around it."""
+"""The place where a case is made: one experiment of the lab, and what is seen around it on the machine."""
 
 from __future__ import annotations
 

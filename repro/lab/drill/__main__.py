@@ -73,7 +73,7 @@ def seed(text: str) -> int:
 def parse(words: Sequence[str] | None) -> Namespace:
     """The command line. Raises Refused, in one line."""
     parser = OneLineParser(prog="python -m repro.lab.drill", description=__doc__)
-    parser.add_argument("--seed", type=seed, default=random.randrange(SEEDS), help="which case (default: by chance)")
+    parser.add_argument("--seed", type=seed, default=random.randrange(SEEDS), help="which case (default: a random one)")
     parser.add_argument("--case", nargs="+", default=[], metavar="NAME", help="deal one of these cases only")
     parser.add_argument("--answer", nargs=2, metavar=("CAUSE", "FIRST"), help="two numbers; else they are asked for")
     return parser.parse_args(words)

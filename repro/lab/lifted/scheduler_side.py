@@ -141,7 +141,7 @@ def serve(place: Place, control: Connection, barrier: Barrier, release: str) -> 
 
 
 class Scheduler:
-    """One rank. `session` is the experiment at hand."""
+    """One rank of the scheduler. `session` is the current experiment."""
 
     def __init__(self, place: Place, control: Connection, barrier: Barrier) -> None:
         self.place, self.control, self.barrier = place, control, barrier

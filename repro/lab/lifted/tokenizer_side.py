@@ -137,7 +137,7 @@ class Tokenizer:
         return timed
 
     def react(self, event: Event) -> None:
-        """Kill the scheduler when the send at hand makes its first name, if that is the fault."""
+        """Kill the scheduler when the current send makes its first name, if that is the fault."""
         if event.what in NAMING and self._is_to("kill", "create", event.send):
             self._kill_the_scheduler()
 

@@ -58,7 +58,7 @@ def of_modules() -> dict[str, Standin]:
         "get_serving": asked,
         "determine_tensor_transport_mode": Standin(lambda: "cuda_ipc", "never asked: the answer is set beforehand"),
         "logger": Standin(logger, "Python's own logging, without sglang's format"),
-        "print_warning_once": Standin(logger.warning, "likewise"),
+        "print_warning_once": Standin(logger.warning, "Python's own logging, and not only once"),
         "get_bool_env_var": Standin(lambda name: False, "no switch of the environment is on"),
         "input_blocker_guard_region": Standin(nullcontext, "never entered: its switch is off"),
         "trace_get_proc_propagate_context": spans,
