@@ -1,4 +1,4 @@
-"""The drill: a case is dealt blind, and the evidence judges the reader's answer.
+"""The drill: a case is shown without its name, and the evidence judges the reader's answer.
 
 `shown` makes the text that the reader gets, `rules` reads that text and nothing else, `dealt` deals and judges.
 """

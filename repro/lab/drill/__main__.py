@@ -11,7 +11,7 @@ from repro.lab.drill.dealt import CAUSES, FIRSTS, Deal, deal
 from repro.lab.refused import Refused
 from repro.lab.terminal import OneLineParser, command, progress
 
-SEEDS = 1000  # of which one is drawn, if none is given
+SEEDS = 1000  # if no seed is given, one of so many is drawn
 
 
 @command(name="repro.lab.drill")
@@ -30,8 +30,8 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def asked(dealt: Deal, answer: Sequence[str] | None) -> int:
-    """Show the case, take the answer, and say what speaks for and against it. Raises Refused for what is no answer,
-    EOFError if the reader leaves."""
+    """Show the case, take the answer, and say what speaks for and against it. Raises Refused if the answer
+    is no number of the lists, EOFError if the reader leaves."""
     if answer:
         cause, first = number(answer[0], CAUSES), number(answer[1], FIRSTS)
     print(f"seed {dealt.seed}\n\n{dealt}\n\ncauses\n{numbered(CAUSES)}\n\nfirst things to do\n{numbered(FIRSTS)}\n")

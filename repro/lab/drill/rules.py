@@ -20,7 +20,7 @@ ERRNO_2 = DEAD - {"descriptors"} | {"contained"}
 
 @dataclass(frozen=True)
 class Sign:
-    """Something that the evidence says, and the cases for which and against which it speaks."""
+    """Something that the evidence says; the cases for which it speaks, and the cases against which it speaks."""
 
     says: str
     speaks_for: Collection[str]
@@ -42,7 +42,7 @@ def signs(shown: Shown) -> list[Sign]:
 
 
 def named_by(shown: Shown) -> set[str]:
-    """The cases for which a sign speaks, and against which none does."""
+    """The cases for which at least one sign speaks, and against which no sign speaks."""
     found = signs(shown)
     spoken_for = set().union(*(sign.speaks_for for sign in found))
     return spoken_for.difference(*(sign.against for sign in found))
@@ -64,7 +64,7 @@ def _unlinked_before(shown: Shown) -> Iterator[str]:
     """One scheduler opens, unlinks, and then fails to open one name."""
     for failed in lines(shown, "open failed")[:1]:
         if (failed.who, failed.name) in [(line.who, line.name) for line in lines(shown, "unlink")]:
-            yield f"two opens of {failed.name} by the {failed.who}, with its own unlink between them"
+            yield f"the {failed.who} opened {failed.name}, unlinked it, and then failed to open it"
 
 
 def _unlinked_by_another_rank(shown: Shown) -> Iterator[str]:
@@ -99,7 +99,7 @@ def _never_opened(shown: Shown) -> Iterator[str]:
 
 
 def _left(shown: Shown) -> Iterator[str]:
-    """Unlinked by nobody, and there at the end."""
+    """A name that nobody has unlinked, and that is there at the end."""
     taken = {line.name for line in lines(shown, "unlink")}
     for name in dict.fromkeys(line.name for line in lines(shown, "create")):
         if name not in taken and re.search(rf" {re.escape(name[1:])}$", shown.listing, re.MULTILINE):
@@ -151,7 +151,7 @@ RULES = (
     (_taken, REMOVED, _not(*REMOVED)),
     (_taken_from_others, {"remove-ipc"}, {"tracker"}),
     (
-        _in_the_log("leaked shared_memory", "a resource tracker removed what it took for a leak"),
+        _in_the_log("leaked shared_memory", "a resource tracker removed a name that it took for a leak"),
         {"tracker"},
         {"remove-ipc"},
     ),
@@ -159,7 +159,7 @@ RULES = (
     (_in_the_log("[Errno 24]", "no file descriptor was left (errno 24)"), {"descriptors"}, _not("descriptors")),
     (_in_the_log("hit an exception", "the scheduler died of an exception"), DEAD, _not(*DEAD)),
     (
-        _in_the_log("Failed to materialize", "the scheduler told of a failure, and went on"),
+        _in_the_log("Failed to materialize", "the scheduler reported a failure, and went on"),
         {"contained"},
         _not("contained"),
     ),

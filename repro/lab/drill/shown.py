@@ -11,7 +11,7 @@ from repro.lab.cases import Found
 from repro.lab.teaching import transcript
 from repro.lab.terminal import aligned
 
-FEW = 3  # lines that say the same but for a name
+FEW = 3  # of many lines that differ only in the name, so many are shown
 OWN = re.compile(r'^ +File "[^"]*(?:recorder|scheduler_side)\.py", .*\n +…\n', re.MULTILINE)  # the lab's own frames
 TRACKER = re.compile(r"^\S* UserWarning: (resource_tracker: .* at shutdown).*\n(?: +warnings\.warn.*\n)?", re.MULTILINE)
 ENTRY = re.compile(r"^(\S+) +\d+ +\S+ +\S+ +(\d+) .* (\S+)$")
