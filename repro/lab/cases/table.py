@@ -25,7 +25,7 @@ _ALL = (
         "survived",
         "The bootstrap room is copied at the two expansion points: n + 1 sends carry one room.",
         "Send n requests with n = 1 to servers with prefill/decode disaggregation, each with a room of its own.",
-        "no name at all; the same room at every send",
+        "no name is made, and every send carries the same room",
     ),
     Case(
         "missing-barrier",
@@ -34,7 +34,7 @@ _ALL = (
         "crashed",
         "Rank 0 unlinks the name before another rank has opened it: no barrier makes rank 0 wait (#21655, #29543).",
         "Run one rank. Then upgrade to a release that has the barrier for this kind of parallelism.",
-        "one send; the open that fails is of another rank than the unlink before it",
+        "there is one send; one rank unlinks the name, and then another rank fails to open it",
     ),
     Case(
         "small-shm",
@@ -43,7 +43,7 @@ _ALL = (
         "crashed",
         "/dev/shm is full. The kernel has no page for a write, and ends the tokenizer by SIGBUS.",
         "Give /dev/shm more room (`--shm-size`), or send fewer images at a time.",
-        "SIGBUS and no traceback; names are created, and nobody opens the last one",
+        "SIGBUS and no traceback; names are created, and nobody opens them",
         mebibytes=DOCKERS,
     ),
     Case(
@@ -71,7 +71,7 @@ _ALL = (
         "crashed",
         "Somebody has removed all that this user had in /dev/shm, as systemd's RemoveIPC does at a logout.",
         "Run the server as a system user, or set `RemoveIPC=no`.",
-        "somebody else unlinks the name, and names of other programs in the same moment",
+        "somebody else unlinks the name, and also names of other programs, in the same moment",
         mebibytes=DOCKERS,
     ),
     Case(
@@ -100,7 +100,7 @@ _ALL = (
         "crashed",
         "The scheduler has no file descriptor left: each tensor is a segment, and all are opened at once.",
         "Raise the limit of open files (`ulimit -n`), or send fewer tensors in a request.",
-        "errno 24 and not 2; the name is there",
+        "errno 24 and not 2, and the name is still there",
         descriptors=USUAL,
     ),
 )

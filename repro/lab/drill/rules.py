@@ -64,7 +64,7 @@ def _unlinked_before(shown: Shown) -> Iterator[str]:
     """One scheduler opens, unlinks, and then fails to open one name."""
     for failed in lines(shown, "open failed")[:1]:
         if (failed.who, failed.name) in [(line.who, line.name) for line in lines(shown, "unlink")]:
-            yield f"two opens of {failed.name} by the {failed.who}, with its own unlink between them"
+            yield f"the {failed.who} opened {failed.name}, unlinked it, and then failed to open it"
 
 
 def _unlinked_by_another_rank(shown: Shown) -> Iterator[str]:
@@ -151,7 +151,7 @@ RULES = (
     (_taken, REMOVED, _not(*REMOVED)),
     (_taken_from_others, {"remove-ipc"}, {"tracker"}),
     (
-        _in_the_log("leaked shared_memory", "a resource tracker removed what it took for a leak"),
+        _in_the_log("leaked shared_memory", "a resource tracker removed a name that it took for a leak"),
         {"tracker"},
         {"remove-ipc"},
     ),
@@ -159,7 +159,7 @@ RULES = (
     (_in_the_log("[Errno 24]", "no file descriptor was left (errno 24)"), {"descriptors"}, _not("descriptors")),
     (_in_the_log("hit an exception", "the scheduler died of an exception"), DEAD, _not(*DEAD)),
     (
-        _in_the_log("Failed to materialize", "the scheduler told of a failure, and went on"),
+        _in_the_log("Failed to materialize", "the scheduler reported a failure, and went on"),
         {"contained"},
         _not("contained"),
     ),
