@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from repro.lab.pictures import svg
 
-WIDE, STEP, TOP = 118, 46, 60  # pixels: the width of a lane, the height of a step, the height of the lanes' heads
+WIDE, STEP, TOP = 134, 46, 60  # pixels: the width of a lane, the height of a step, the height of the lanes' heads
 STEPS = ("asks", "first token", "image, n > 1", "end", "next client")
 END = 3  # the step at which answers end, whole or cut
 
