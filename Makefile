@@ -1,19 +1,19 @@
-# Each target sets up what it needs, once. Only Python 3.10 to 3.13, make and a package registry have to be there.
+# Each target sets up what it needs, once. It needs only Python 3.10 to 3.13, make, and access to a package registry.
 PYTHON ?= python3
 AS_OF := 2026-05-24# the day after sglang 0.5.12.post1: its unpinned dependencies have moved on since
 
 LATEST_AS_OF := 2026-11-25# when 0.5.23 was the newest release
 
 BIN := .venv/bin
-WHOLE := .venv/.whole# touched last: without it the environment is not taken for a whole one
+WHOLE := .venv/.whole# made last: without this file, the environment counts as incomplete
 WHOLE_GPU := .venv-gpu/.whole
 WHOLE_LATEST := .venv-latest/.whole
 RESOLVE := $(BIN)/uv pip compile --quiet --universal --generate-hashes \
 	--custom-compile-command 'make lock'
 COMPILE := $(RESOLVE) --python-version 3.10
 
-# What other programs on this machine need must not change what the kit's own Python imports and asserts, nor let it
-# compile torch and sglang anew in every process.
+# These variables may be set for other programs. They must not change what the kit's own Python imports and asserts, and
+# must not make it compile torch and sglang again in every process.
 unexport PYTHONPATH PYTHONHOME PYTHONOPTIMIZE PYTHONSTARTUP PYTHONDONTWRITEBYTECODE PYTEST_ADDOPTS PYTEST_PLUGINS
 export PYTHONUTF8 := 1
 
@@ -40,7 +40,7 @@ latest: $(WHOLE_LATEST) ## the real engine of sglang 0.5.23 on a CPU, without th
 	.venv-latest/bin/python -m scripts.latest
 
 test: $(WHOLE) tidy ## prove all of it, on the real engine, in the lab and in the notebooks
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 3
 
 check: $(WHOLE) tidy ## prove what needs no engine, no browser and no long run: for the edit loop
 	$(BIN)/python -m pytest -n 3 -m "not engine and not browser and not long"
@@ -49,12 +49,12 @@ tidy: $(WHOLE)
 	$(BIN)/ruff check
 	$(BIN)/codespell *.md docs Makefile Dockerfile .github notebooks repro fixed tests scripts --ignore-words-list whats --skip "*.svg,*/.ipynb_checkpoints/*"
 
-# JupyterLab shows kept pictures only in a notebook that it trusts.
+# JupyterLab shows the pictures that a notebook keeps only if it trusts the notebook.
 lab: $(WHOLE) ## open JupyterLab at the notebooks
 	@$(BIN)/jupyter trust $(wildcard notebooks/*.ipynb notebooks/solutions/*.ipynb) >/dev/null
 	$(BIN)/jupyter lab --notebook-dir notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
 
-exercise: $(WHOLE) ## grade exercises/fix.py at each save, with the next hint only (EXERCISE=protocol: the other one)
+exercise: $(WHOLE) ## grade exercises/fix.py at each save, with the next hint only (EXERCISE=hook, EXERCISE=protocol: the others)
 	@$(BIN)/python -m fixed.exercises $(EXERCISE)
 
 notebooks: $(WHOLE) ## execute every notebook from clean and keep its outputs

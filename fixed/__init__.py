@@ -1,1 +1,1 @@
-"""Stops the crash."""
+"""The half of the kit that stops the crash: the fixes, their clinic, and the orders of events."""

@@ -26,16 +26,16 @@ _sends: ContextVar[Counter[int] | None] = ContextVar("sends of each room", defau
 
 
 def room_of(room: int, send: int) -> int:
-    """The room of this send of a request. It is the same on every server. The first send, the warm-up, keeps the
-    room."""
+    """Return the room of one send of a request: a number from 0 to ROOMS - 1, the same on every server. `room` is the
+    request's room, and `send` counts from 0. Send 0, the warm-up, keeps the request's room."""
     if send == 0:
         return room
     return int.from_bytes(hashlib.blake2b(f"{room} {send}".encode(), digest_size=8).digest(), "big") % ROOMS
 
 
 def handle_batch_request(original: Callable, manager: Any, obj: Any, *arguments: Any, **named: Any) -> AsyncIterator:
-    """Give the answers of `TokenizerManager._handle_batch_request` (tokenizer_manager.py), and count its sends. With n
-    = 1 nothing is changed."""
+    """Hook around `TokenizerManager._handle_batch_request` (tokenizer_manager.py). Returns its answers. Meanwhile, the
+    sends of each room are counted. With n = 1 nothing is changed."""
     answers = original(manager, obj, *arguments, **named)
     return answers if getattr(obj, "parallel_sample_num", 1) == 1 else _counted(answers)
 
@@ -47,8 +47,8 @@ async def _counted(answers: AsyncIterator) -> AsyncIterator:
 
 
 def send_one_request(original: Callable, *arguments: Any, **named: Any) -> Any:
-    """Wraps `TokenizerManager._send_one_request`: it sends a copy of the request, and this copy has a room of its
-    own."""
+    """Hook around `TokenizerManager._send_one_request` (tokenizer_manager.py). Gives the copy of the request that is
+    about to be sent a room of its own, and returns what the original function returns."""
     sends = _sends.get()
     request = next((each for each in arguments[1:] if getattr(each, "bootstrap_room", None) is not None), None)
     if sends is not None and request is not None:

@@ -1,11 +1,11 @@
-"""The fix of #24231, applied to the sglang of this process, at the two expansion points, through one helper.
+"""The fix of #24231 for the sglang of this process: one helper, applied at the two expansion points.
 
 Upstream copies `mm_inputs` and its items inline, at two places. A reviewer asked for one helper instead. Here the
 helper is `detach` (fixed/designs/detach.py). `apply()` gives this process a rewritten
-`TokenizerManager._handle_batch_request`: in the installed function, both `copy.copy(tokenized_objs[i])` are now inside
+`TokenizerManager._handle_batch_request`. In the rewritten function, both `copy.copy(tokenized_objs[i])` are inside
 `detach(...)`. No file on disk changes, and no line moves. So tracebacks and debuggers still point at upstream's lines.
 
-`python -m fixed.detach --diff` prints the rewriting as a unified diff.
+`python -m fixed.detach --diff` prints the two changed lines as a unified diff.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MODULE = "sglang.srt.managers.tokenizer_manager"
 def apply(helper: Callable[[Any], Any] = detach) -> None:
     """Fix this process: from now on, `helper` is applied to every request that is copied at an expansion point.
 
-    Raises Refused if the installed release has not exactly two expansion points that share their items.
+    Raises Refused unless the installed release has exactly two expansion points whose copies share their items.
     """
     module = importlib.import_module(MODULE)
     path = Path(module.__file__)
@@ -42,21 +42,24 @@ def apply(helper: Callable[[Any], Any] = detach) -> None:
 
 
 def rewritten(text: str, where: str) -> str:
-    """`text`, a release's tokenizer_manager.py, with `detach(...)` around the copy at both expansion points.
+    """Return `text`, a release's tokenizer_manager.py, with `detach(...)` around the copy at both expansion points.
 
-    Raises Refused, naming `where`, if there are not exactly two.
+    Raises Refused if there are not exactly two expansion points. The message names `where`, the file of the text.
     """
     return wrapped(text, where, [detach.__name__] * 2)
 
 
 def installed() -> Path:
-    """The installed tokenizer_manager.py, found without importing sglang. If sglang is not installed, it is the file of
-    the last affected release. Raises Refused if that release is not available."""
+    """Return the path of the installed tokenizer_manager.py, which is found without importing sglang. If sglang is not
+    installed, return the path of the last affected release's file. Raises Refused if that release is not available."""
     return source.read(source.INSTALLED, source.TOKENIZER_MANAGER).path
 
 
 def diff(path: Path) -> str:
-    """The unified diff between the `_handle_batch_request` in the file at `path` and the rewritten one."""
+    """Return the unified diff between the `_handle_batch_request` in the file at `path` and the rewritten function.
+
+    Raises Refused as `rewritten` does.
+    """
     text = path.read_text(encoding="utf-8")
     shown = "/".join(path.parts[-4:])
     before, after = text.splitlines(keepends=True), rewritten(text, str(path)).splitlines(keepends=True)

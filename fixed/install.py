@@ -18,16 +18,16 @@ DROPPINGS = shutil.ignore_patterns("build", "*.egg-info", "__pycache__")
 
 
 def hotfix() -> None:
-    """Install the hotfix for this process and its children, into a folder of the run. sglang itself finds the plugin
-    and loads it. Raises Refused if pip cannot install it."""
+    """Install the hotfix into a temporary folder, for this process and its children. sglang itself then finds the
+    plugin and loads it. Raises Refused if pip cannot install the hotfix."""
     target = hotfix_in(Path(tempfile.mkdtemp(prefix="hotfix-")))
     os.environ["PYTHONPATH"] = os.pathsep.join([str(target), os.environ.get("PYTHONPATH", "")])
     sys.path.insert(0, str(target))
 
 
 def hotfix_in(folder: Path) -> Path:
-    """Install the distribution in `fixed/hotfix` below `folder`, as an operator does with pip. Returns the path for
-    PYTHONPATH. Raises Refused if pip cannot install it."""
+    """Install the distribution of `fixed/hotfix` in a folder below `folder`, by pip, as an operator does. Returns this
+    folder, which belongs on PYTHONPATH. Raises Refused if pip cannot install the hotfix."""
     for part in ("hotfix", "designs"):  # pip builds where the source lies, and must leave nothing in the checkout
         shutil.copytree(HERE / part, folder / part, ignore=DROPPINGS)
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation"]

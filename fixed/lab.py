@@ -1,4 +1,4 @@
-"""`python -m fixed.lab`: the lab's command (`python -m repro.lab`), which here knows the designs of the fix by name."""
+"""`python -m fixed.lab`: the lab's command (`python -m repro.lab`), with the designs of the fix by name (`--fix`)."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""Mutants of a fixed release. Each sends n + 1 requests that look right, and each is wrong. A regression test for
-#24231 is worth little if one of them passes it. (`fixed.mutants` are mutants of the fix, at the expansion points.)
+"""Mutants of a fixed release: each mutant breaks the release in one way.
 
-`undone` are the expansion points at which the fix is removed again. `hooks` wrap sglang's functions, as the hooks of a
-design do.
+A regression test for #24231 must fail for each of these mutants, although each still sends n + 1 requests.
+`fixed.mutants` holds other mutants: those of the fix, at the expansion points.
 """
 
 from __future__ import annotations
@@ -22,7 +21,8 @@ POINTER = "sglang.srt.managers.mm_utils.ShmPointerMMData"
 
 @dataclass(frozen=True)
 class LaterMutant:
-    """One way to be wrong on a fixed release."""
+    """One way to break a fixed release. `hooks` stand around sglang's functions, as the hooks of a design do. `undone`
+    are the expansion points (1, 2) at which the fix is removed again."""
 
     name: str
     hooks: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
@@ -58,19 +58,19 @@ def later_items_go_inline(original: Callable, request: Any) -> Any:
 
 
 def everything_goes_inline(original: Callable, request: Any) -> Any:
-    """Nothing is wrapped: no name can be wrong, and nothing is shared."""
+    """Nothing is wrapped. So no name can be wrong, but shared memory is not used at all."""
     return request
 
 
 def a_segment_is_made_and_lost(original: Callable, self: Any, *arguments: Any, **named: Any) -> None:
-    """Each pointer makes two segments and sends one."""
+    """Each pointer makes two segments, and sends the name of the second one only."""
     original(self, *arguments, **named)
     original(self, *arguments, **named)
 
 
 def shared_and_put_back(original: Callable, *arguments: Any, **named: Any) -> Any:
-    """The items are shared again, and the features are put back after each send. A test that looks only at the end sees
-    no fault, but a request that is sent in between carries it."""
+    """The items are shared again, and the features are put back after each send. A test that looks at the source
+    request only after the last send sees no fault. But during a send, the source's items hold pointers."""
     held = [(item, item.feature) for item in _request(arguments).mm_inputs.mm_items]
 
     def put_back() -> None:
@@ -92,12 +92,12 @@ def shared_and_put_back(original: Callable, *arguments: Any, **named: Any) -> An
 
 
 def unwraps_nothing(original: Callable, request: Any) -> Any:
-    """The scheduler goes on with pointers."""
+    """The scheduler does not unwrap: it continues with pointers in the place of features."""
     return request
 
 
 def unlinks_nothing(original: Callable, self: Any) -> Any:
-    """The scheduler copies the pixels, and leaves the name."""
+    """The scheduler copies the pixels, and does not unlink the name."""
     return self.tensor.clone()
 
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 # fmt: off
-"""One image, n = 2, and sglang 0.5.12.post1 dies: on one screen, hence the single blank lines. Linux, macOS.
-Bytes stand for pixels, a pool of one process for the scheduler. `diff repro/minimal.py fixed/minimal.py`: the fix."""
+"""One image, n = 2, and sglang 0.5.12.post1 dies. Blank lines are single, to fit on one screen. Linux, macOS.
+Bytes stand for pixels, a pool of one process stands for the scheduler. Fix: `diff repro/minimal.py fixed/minimal.py`"""
 import copy
 import pickle
 from multiprocessing import get_context, shared_memory
@@ -24,7 +24,7 @@ class ShmPointerMMData:  # what is pickled in the place of a feature: the name o
 
     def materialize(self):
         feature = bytes(self.shm.buf).rstrip(b"\0")  # a clone; macOS rounds segments up to whole pages
-        self.shm.unlink()  # the pointer assumes that the name is its own; but all requests that share the item send it
+        self.shm.unlink()  # wrong if another request has this name, too: all requests that share the item send it
         EVENTS.append(("scheduler", "unlink", self.shm.name))
         return feature
 

@@ -3,7 +3,7 @@
 This script makes a clean environment in FOLDER with the Python that runs it. It calls pip there as conda does for the
 `pip:` part of environment.yml, and runs the line of README that installs the kit. Then it runs the doctor, the crash
 and a copy of every notebook in another folder. Each step prints one line with its seconds. The script needs the
-standard library only. It does not try conda itself, and not conda's own packages (python, pip, graphviz).
+standard library only. It tests neither conda itself nor conda's own packages (python, pip, graphviz).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ EXECUTE = ("-m", "nbconvert", "--log-level", "ERROR", "--to", "notebook", "--exe
 
 @command
 def main() -> int:
-    """0: every step succeeded. 1: one step failed, and its output was shown."""
+    """Return the exit status. 0: every step succeeded. 1: a step failed, and its output was shown."""
     parser = OneLineParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="for the environment, some 10 GB; it stays there")
     environment = parser.parse_args().folder.absolute()
@@ -44,7 +44,8 @@ def main() -> int:
 
 
 def install(environment: Path, python: Path) -> None:
-    """Do what conda does, then the one line of README. Ends this program if a step fails."""
+    """Make the environment as conda does, then run README's line that installs the kit. Raises SystemExit, status 1, if
+    a step fails."""
     with tempfile.NamedTemporaryFile(
         "w", encoding="utf-8", prefix="condaenv.", suffix=".requirements.txt", dir=ROOT
     ) as listed:
@@ -63,13 +64,14 @@ def install(environment: Path, python: Path) -> None:
 
 
 def pips_part(text: str) -> list[str]:
-    """The entries below `- pip:` in an environment file, which is read without a YAML parser."""
+    """Return the entries below `- pip:` in `text`, an environment file. No YAML parser is needed."""
     _, _, below = text.partition("- pip:\n")
     return [line.strip().removeprefix("- ") for line in below.splitlines() if line.strip()]
 
 
 def step(name: str, *words: object, folder: Path | str = ROOT) -> bool:
-    """Run a command in `folder`. Prints its name and its seconds, and its output if it fails."""
+    """Run a command in `folder`, and return whether it succeeded. Prints its name and its seconds, and if it fails, the
+    end of its output."""
     started = time.monotonic()
     run = subprocess.run(
         list(map(str, words)),

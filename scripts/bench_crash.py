@@ -61,7 +61,7 @@ LIMIT = 900.0  # seconds for a whole run
 
 
 def seconds(command: list[str], environment: dict[str, str]) -> float:
-    """The wall time of `command`, in a process group of its own."""
+    """Run `command` in a process group of its own, and return its wall time in seconds."""
     began = time.perf_counter()
     subprocess.run(
         command,
@@ -76,7 +76,7 @@ def seconds(command: list[str], environment: dict[str, str]) -> float:
 
 
 def bare(arguments: dict, environment: dict[str, str]) -> float:
-    """Seconds from the start to the death of the bare script."""
+    """Run the bare script, and return the seconds from its start to its death."""
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder, "bare.py")
         script.write_text(BARE, encoding="utf-8")
@@ -84,7 +84,7 @@ def bare(arguments: dict, environment: dict[str, str]) -> float:
 
 
 def without(switch: tuple[str, str], arguments: dict, environment: dict[str, str]) -> float:
-    """Seconds of the bare script with one switch left out."""
+    """Run the bare script without one switch of the boot, and return its seconds."""
     kind, name = switch
     arguments, environment = dict(arguments), dict(environment)
     {"arguments": arguments, "environment": environment}[kind].pop(name)
@@ -92,7 +92,7 @@ def without(switch: tuple[str, str], arguments: dict, environment: dict[str, str
 
 
 def second_engine(host: Host) -> float:
-    """Seconds of the crash on a host that has booted an engine before."""
+    """Run the crash on a host that has booted an engine before, and return its seconds."""
     arguments = Namespace(n=2, image=None, prompt=engine.PROMPT, model=engine.TINY, device="cpu")
     began = time.perf_counter()
     verdict = launcher.run(scene, arguments, environment=engine.environment(engine.TINY, engine.CPU), on=host)

@@ -1,7 +1,8 @@
-"""How fast the lab is: its start, an experiment, a restart after a crash, and dispatch against a fresh segment.
+"""How fast the lab is: its start, an experiment, and an experiment after a crash; and the time of one send's dispatch
+as a ratio to a fresh segment.
 
-`python -m scripts.bench_lab [--rounds N]`. Everything is measured in one run; a fresh segment is one first write of the
-same bytes into a fresh segment.
+`python -m scripts.bench_lab [--rounds N]`. Everything is measured in one run. "A fresh segment" is the time of one
+first write of the same bytes into a fresh segment.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ LAB = "from repro.lab.lifted.experiment import run; run(n=2)"
 
 
 def fresh(code: str) -> float:
-    """Seconds of a fresh Python that runs `code`."""
+    """Run `code` in a fresh Python, and return the seconds."""
     began = time.perf_counter()
     subprocess.run([sys.executable, "-c", f"if __name__ == '__main__': {code}"], cwd=ROOT, check=True, timeout=LIMIT)
     return time.perf_counter() - began
 
 
 def milliseconds(**knobs) -> float:
-    """Of one experiment."""
+    """Run one experiment with these arguments, and return its milliseconds."""
     from repro.lab.lifted import run
 
     began = time.perf_counter()
@@ -62,11 +63,11 @@ def main() -> None:
     for side in (112, 1536):
         request = make_request(shape=shape_of(side))
         tensor = request.mm_inputs.mm_items[0].feature
-        fresh, dispatches = [], []
+        writes, dispatches = [], []
         for _ in range(rounds):
-            fresh.append(fresh_segment(tensor))
+            writes.append(fresh_segment(tensor))
             dispatches += [send.seconds for send in run(request, n=2, fix=detach).sends]
-        ratio = statistics.median(dispatches) / statistics.median(fresh)
+        ratio = statistics.median(dispatches) / statistics.median(writes)
         size = tensor.numel() * tensor.element_size() / 1e6
         spent = 1e3 * statistics.median(dispatches)
         print(f"dispatch of one send, {size:.1f} MB: {spent:.2f} ms, {ratio:.2f} of a fresh segment")

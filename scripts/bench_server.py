@@ -1,14 +1,18 @@
 """A server under load, as released and with each fix: which clients are answered, and how long they wait.
 
 `python -m scripts.bench_server [--requests N] [--at-once N] [--side PIXELS] [--quick] [--only SERVER ...]`.
-Half of the requests have an image, n goes from 1 to 8, and one client in ten leaves in mid-answer. `lost` counts
-answers that did not come whole. `wrong` counts answers with a wrong sample: at temperature 0, the same question alone
-got another text. `blocked` is the longest time for which the event loop of the tokenizer's process was blocked. A
-heartbeat in this loop asks for its turn every millisecond. `all blocks` is the sum of all such times over 5 ms. `gap`
-is the time between two tokens of one sample, for the clients without an image. `names, still served` is the number of
-names in /dev/shm after the last answer: a design may keep some for the next request. The released server dies of the
-first image with n > 1. So the first column shows the released server while all clients ask for one sample. `detach`
-is upstream's fix. The other columns are designs of this kit, as the plugin brings them into a server.
+Half of the requests have an image, n goes from 1 to 8, and one client in ten leaves in mid-answer.
+
+The rows. `lost` counts answers that did not come whole. `wrong` counts answers with a wrong sample: at temperature 0,
+the same question alone got another text. `blocked` is the longest time for which the event loop of the tokenizer's
+process was blocked; a heartbeat in this loop asks for its turn every millisecond. `all blocks` is the sum of all such
+times over 5 ms. `gap` is the time between two tokens of one sample, for the clients without an image.
+`names, still served` is the number of names in /dev/shm after the last answer, when the server still runs: a design may
+keep some for the next request.
+
+The columns. The released server dies of the first image with n > 1. So the first column shows the released server while
+all clients ask for one sample. `detach` is upstream's fix. The other columns are designs of this kit, as the plugin
+brings them into a server.
 """
 
 from __future__ import annotations
@@ -42,14 +46,15 @@ PLUGGED = tuple(design.name for design in (PURE_WRAP, SEGMENT_PER_PICKLE, ONE_SE
 SIDES = (ONE, RELEASED, DETACH, *PLUGGED)
 SWITCH = "SGLANG_SHM_HOTFIX"  # environment variable: which design the plugin brings
 BEAT = 0.001  # seconds between two beats
-WORTH_A_NOTE = 0.005  # seconds that the loop did not come
+WORTH_A_NOTE = 0.005  # seconds: a shorter delay of the loop is not noted
 LIMITS = {"boot": 300.0, "generate": 1500.0}  # seconds
 QUICK = 32  # requests
 WAITS = "blocked, ms", "all blocks, ms", "gap p50, ms", "gap p99, ms"
 
 
 def loaded(arguments: Namespace) -> None:
-    """A scene: sglang's server with a fix or without one, a heartbeat in its event loop, and the load's clients."""
+    """A scene, for `launcher.run`: sglang's server with a fix or without one, a heartbeat in its event loop, and the
+    load's clients."""
     from repro.lab.server import boot
 
     if arguments.fix in PLUGGED:
@@ -84,8 +89,8 @@ def beat_in_uvicorn() -> None:
 
 
 async def beat() -> None:
-    """Note at once each time that the loop comes late. (A server that is killed would lose notes that wait for the
-    end.)"""
+    """Note each time that the loop gives the heartbeat its turn too late. Each note is written at once, because a
+    server that is killed would lose notes that wait."""
     while True:
         asked = time.monotonic()
         await asyncio.sleep(BEAT)
@@ -95,8 +100,8 @@ async def beat() -> None:
 
 
 def measure(fix: str, options: Namespace, host: Host) -> dict[str, Any]:
-    """The results of one server under the load: the table's rows, as numbers. Raises RuntimeError if there was no
-    load."""
+    """Run one server under the load, and return the results: for each row of the table, its number. Raises
+    RuntimeError if the load was not sent."""
     given = Namespace(fix=fix, requests=options.requests, at_once=options.at_once, side=options.side)
     environment = engine.environment(engine.TINY, engine.CPU)
     verdict = launcher.run(loaded, given, environment=environment, on=host, limits=LIMITS, log=options.log)
@@ -104,7 +109,7 @@ def measure(fix: str, options: Namespace, host: Host) -> dict[str, Any]:
 
 
 def measured(verdict: Verdict, requests: int) -> dict[str, Any]:
-    """The numbers in one run's record."""
+    """Return the results from one run's record. Raises RuntimeError if the load was not sent."""
     of: dict[str, list[dict[str, Any]]] = {}
     for event in verdict.events:
         of.setdefault(event["what"], []).append(event)
@@ -136,12 +141,13 @@ def measured(verdict: Verdict, requests: int) -> dict[str, Any]:
 
 
 def quantile(values: list[float], part: float) -> float:
-    """The quantile: the value below which that part of the sorted `values` lies; nan if there are no values."""
+    """Return the value below which a `part` (0 to 1) of the sorted `values` lies, or nan if there are no values."""
     return values[min(len(values) - 1, int(part * len(values)))] if values else float("nan")
 
 
 def table(told: dict[str, dict[str, Any]]) -> Iterator[str]:
-    """One row for each number, one column for each server; then the waits as ratios to those with upstream's fix."""
+    """Yield the table's lines: a row for each number, and a column for each server. The last rows are the waits, as
+    ratios to the waits with upstream's fix."""
     yield from aligned([("", *told), *_rows(told)], right=slice(1, None))
 
 

@@ -31,7 +31,7 @@ def modules() -> dict[str, Path]:
 
 
 def room_of(module: str, names: Mapping[str, Path]) -> str:
-    """The room of `module`."""
+    """Return the room of `module`."""
     room = module if names[module].name == "__init__.py" else module.rpartition(".")[0]
     if room != "repro.lab":
         return room
@@ -39,8 +39,8 @@ def room_of(module: str, names: Mapping[str, Path]) -> str:
 
 
 def imports(path: Path) -> Iterator[str]:
-    """Each name that `path` imports, also inside functions. `import a.b` gives `a.b`; `from a import b` gives `a` and
-    `a.b`."""
+    """Yield each name that the module at `path` imports, also inside functions. `import a.b` gives `a.b`, and
+    `from a import b` gives `a` and `a.b`. Relative imports are not resolved."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -50,8 +50,8 @@ def imports(path: Path) -> Iterator[str]:
 
 
 def arrows_of_modules() -> Arrows:
-    """Module -> the other modules of the house that it imports. If a module of a package is imported by name, the arrow
-    leads to the module and not to the package."""
+    """Return, for each module, the other modules of the house that it imports. If a module of a package is imported by
+    name, the arrow leads to the module and not to the package."""
     names = modules()
     arrows = {}
     for module, path in names.items():
@@ -61,7 +61,7 @@ def arrows_of_modules() -> Arrows:
 
 
 def arrows_of_rooms() -> Arrows:
-    """Room -> the rooms that its modules import."""
+    """Return, for each room, the other rooms that its modules import."""
     names = modules()
     arrows: dict[str, set[str]] = {room_of(module, names): set() for module in names}
     for module, targets in arrows_of_modules().items():
@@ -71,7 +71,8 @@ def arrows_of_rooms() -> Arrows:
 
 
 def levels(arrows: Arrows) -> dict[str, int]:
-    """For each node, the length of the longest way downwards. Raises graphlib.CycleError if there is a circle."""
+    """Return, for each node, the length of the longest path along the arrows. Raises graphlib.CycleError if the arrows
+    make a circle."""
     depth: dict[str, int] = {}
     for name in graphlib.TopologicalSorter(arrows).static_order():
         depth[name] = max((depth[target] + 1 for target in arrows[name]), default=0)
@@ -79,7 +80,8 @@ def levels(arrows: Arrows) -> dict[str, int]:
 
 
 def picture() -> str:
-    """The rooms and their arrows as SVG. If a longer way leads from A to C, the arrow from A to C is left out."""
+    """Return the rooms and their arrows as SVG. If a longer path leads from A to C, the arrow from A to C is left
+    out."""
     arrows = arrows_of_rooms()
     drawn = [(room, target) for room in sorted(arrows) for target in sorted(_direct(room, arrows))]
     source = "\n".join(["digraph {", STYLE, *(f'"{room}" -> "{target}"' for room, target in drawn), "}"])

@@ -1,8 +1,8 @@
 """The real engine of sglang 0.5.23 on a CPU, as released and with the plugin of `fixed/hotfix`. `make latest` runs it.
 
 Each of the two runs boots an engine of its own, with the tiny model. The first request is one small image with n = 3.
-The others are large images, for the price of the sends: how long all sends of a request held the event loop. Without a
-large /dev/shm, give a smaller `--side`.
+The other requests are large images, and their sends are timed: how long all sends of a request held the event loop. If
+/dev/shm is small, give a smaller `--side`.
 """
 
 from __future__ import annotations
@@ -36,16 +36,17 @@ from repro.lab.terminal import OneLineParser, aligned, command, count, progress
 
 N, SIDE = 3, 112  # of the request whose answers are compared
 LARGE = (1, 2, 8, 32)  # n of the requests whose sends are timed
-BYTES = 28  # of the feature, a pixel: 3 colours as float32, each patch in two frames, and a little more
-SAYS = re.compile(r"sglang-shm-hotfix: .*")  # the line that the plugin prints
-COUNTS = re.compile(r"warm_segments: \d+ features sent.*")  # and those that it logs, at the 1st, 10th, ... image
+BYTES = 28  # of a feature, for each pixel: 3 colours as float32, each patch in two frames, and a little more
+SAYS = re.compile(r"sglang-shm-hotfix: .*")  # the line that the plugin prints at its start
+COUNTS = re.compile(r"warm_segments: \d+ features sent.*")  # the lines that it logs, at the 1st, 10th, ... image
 LIMITS = {"boot": 600.0, "generate": 900.0}  # seconds
 
 
 @dataclass(frozen=True)
 class Result:
-    """What one of the two runs came to: its verdict, its answers, the names of the request for n = 3 (`create` and
-    `link`), the milliseconds of the sends for each n, and the lines of the plugin."""
+    """The result of one of the two runs. `answers` are those of the request with n = 3, and `names` says how many names
+    this request made by `create` and by `link`. `milliseconds`: for each n, how long all sends held the event loop.
+    `said` are the plugin's lines."""
 
     verdict: Verdict
     answers: list[str]
@@ -55,7 +56,7 @@ class Result:
 
     @property
     def left(self) -> list[str]:
-        """The names that the requests had made, and that were there when the engine had ended."""
+        """The names that the requests made, and that still existed after the engine's end."""
         events = self.verdict.events
         first = next(at for at, event in enumerate(events) if event["what"] == "case")
         made = {event.get("name", "").removeprefix("/") for event in events[first:] if event["what"] in NAMING}
@@ -63,18 +64,19 @@ class Result:
 
     @property
     def left_by_the_boot(self) -> list[str]:
-        """The other names that were there: sglang's own, for sglang ends its processes by SIGKILL."""
+        """The other names that still existed. They are sglang's own, because sglang ends its processes by SIGKILL."""
         return [name for name in self.verdict.leftovers.segments if name not in self.left]
 
     @property
     def is_good(self) -> bool:
-        """Whether there are n equal answers, and the requests have left no name."""
+        """Whether there are N equal answers, and the requests left no name."""
         return len(self.answers) == N and len(set(self.answers)) == 1 and not self.left
 
 
 @command(name="scripts.latest")
 def main(words: Sequence[str] | None = None) -> int:
-    """0: both runs answered the same and left nothing, and the plugin was there. 1: not so. 2: cannot be run here."""
+    """Return the exit status. 0: both runs gave the same answers and left nothing, and the plugin was active in one of
+    them. 1: this is not so. 2: it cannot be run here."""
     options = parse(words)
     require(options.side)
     without, with_it = run(options, plugin=False), run(options, plugin=True)
@@ -85,7 +87,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def parse(words: Sequence[str] | None) -> argparse.Namespace:
-    """The command line. Raises Refused, in one line, for bad usage."""
+    """Return the parsed command line. Raises Refused for bad usage."""
     parser = OneLineParser(prog="python -m scripts.latest", description=__doc__.partition("\n")[0])
     parser.add_argument("--side", type=count, default=1536, help="pixels of the large images (default: %(default)s)")
     parser.add_argument("--rounds", type=count, default=3, help="requests for each n (default: %(default)s)")
@@ -94,7 +96,8 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
 
 
 def require(side: int) -> None:
-    """Raise Refused if this is another environment, or if /dev/shm has too little room for the sends as released."""
+    """Raise Refused if this environment has another sglang, or if /dev/shm has too little room for the sends of a
+    server as released. `side` is in pixels."""
     preflight.require_linux()
     if version("sglang") != NEWEST:
         raise Refused(f"this environment has sglang {version('sglang')}, but this needs {NEWEST}", "make latest")
@@ -103,7 +106,7 @@ def require(side: int) -> None:
 
 
 def run(options: argparse.Namespace, *, plugin: bool) -> Result:
-    """One engine. Raises Refused if it did not come to its end."""
+    """Run one engine, with the plugin or without it. Raises Refused if the engine did not survive."""
     environment = engine.environment(engine.TINY, engine.CPU, spawn=True)
     del environment["SGLANG_DISABLED_MODEL_ARCHS"]  # the list is for the release of `make setup`
     environment[sgl_kernel_standin.OPERATORS] = "1"
@@ -128,14 +131,14 @@ def run(options: argparse.Namespace, *, plugin: bool) -> Result:
 
 
 def names_of_the_first_request(verdict: Verdict) -> dict[str, int]:
-    """How many names its sends created, and how many they linked."""
+    """Return how many names the first request made: by `create`, and by `link`."""
     marks = [at for at, event in enumerate(verdict.events) if event["what"] == "case"]
     made = [event["what"] for event in verdict.events[marks[0] : marks[1]]]
     return {what: made.count(what) for what in NAMING}
 
 
 def report(options: argparse.Namespace, without: Result, with_it: Result) -> Iterator[str]:
-    """What the two runs came to, side by side."""
+    """Yield the lines of the report: the two runs side by side, and the plugin's lines."""
     sides = (without, with_it)
     rows: list[list[object]] = [["", "as released", "with the plugin"]]
     rows.append([f"n = {N}, {SIDE} x {SIDE}: answers", *(answers_of(side) for side in sides)])
@@ -151,13 +154,13 @@ def report(options: argparse.Namespace, without: Result, with_it: Result) -> Ite
 
 
 def answers_of(side: Result) -> str:
-    """The different answers, and how often each came."""
+    """Return the different answers in words, and how often each came."""
     return ", ".join(f"{side.answers.count(text)} x {text.strip()!r}" for text in dict.fromkeys(side.answers))
 
 
 def scene(arguments: Namespace) -> dict[str, Any]:
-    """In a child: the engine, the small request, and the large ones. Returns the texts of the small one, and for each n
-    the median of the milliseconds that its sends held the event loop."""
+    """In a child process: boot the engine, and send the small request and the large ones. Returns the texts of the
+    small request, and for each n the median of the milliseconds for which the sends held the event loop."""
     if arguments.plugin:
         install.hotfix()
     tiny_vlm.path()
@@ -180,7 +183,8 @@ def scene(arguments: Namespace) -> dict[str, Any]:
 
 
 def model_for_large_images(side: int) -> Path:
-    """The folder of a copy of the tiny model, which makes images of that size no smaller."""
+    """Copy the tiny model, so that the copy does not shrink images of `side` x `side` pixels. Returns the copy's
+    folder."""
     folder = Path(tempfile.mkdtemp(prefix="model-"), "tiny")
     shutil.copytree(tiny_vlm.location(), folder)
     for path in folder.glob("*processor_config.json"):
@@ -189,7 +193,8 @@ def model_for_large_images(side: int) -> Path:
 
 
 def larger(value: Any, side: int) -> Any:
-    """The configuration of a processor, with room for images of that size."""
+    """Return `value`, a processor's configuration or a part of it, with limits that allow images of `side` x `side`
+    pixels."""
     if not isinstance(value, dict):
         return value
     limits = {name: 2 * side**2 for name in ("max_pixels", "longest_edge") if value.get(name)}
@@ -197,7 +202,8 @@ def larger(value: Any, side: int) -> Any:
 
 
 def picture(side: int, number: int) -> Any:
-    """A `PIL.Image`: a crimson square. Its first pixel is another one for each number, so that nothing is cached."""
+    """Return a `PIL.Image`, a crimson square. One corner has another colour for each `number` above 0, so that no
+    cache answers."""
     from PIL import Image
 
     image = Image.new("RGB", (side, side), "crimson")
@@ -206,19 +212,21 @@ def picture(side: int, number: int) -> Any:
 
 
 def ask(llm: Any, image: Any, n: int) -> list[str]:
-    """The n answers."""
+    """Ask for n samples about the image, and return the n texts."""
     sampling = {"n": n, "max_new_tokens": 8, "temperature": 0}
     answers = llm.generate(prompt=engine.chat(engine.PROMPT), image_data=image, sampling_params=sampling)
     return [answer["text"] for answer in (answers if n > 1 else [answers])]
 
 
 class Clock:
-    """How many `seconds` the sends have held the event loop. What they wait for, while others run, does not count."""
+    """Counts the `seconds` for which the sends held the event loop. The time in which a send waits, and other tasks
+    run, does not count."""
 
     seconds = 0.0
 
     def watch_the_sends(self) -> None:
-        """Stand around `TokenizerManager._send_one_request` (tokenizer_manager.py), a coroutine from 0.5.20 on."""
+        """Time every call of `TokenizerManager._send_one_request` (tokenizer_manager.py; a coroutine from 0.5.20
+        on)."""
         from sglang.srt.managers.tokenizer_manager import TokenizerManager
 
         original = TokenizerManager._send_one_request
@@ -231,7 +239,7 @@ class Clock:
 
 @dataclass(frozen=True)
 class Steps:
-    """A coroutine, to be awaited, whose steps are timed by the clock."""
+    """An awaitable that runs the coroutine `work`, and adds the time of each of its steps to the clock."""
 
     work: Any
     clock: Clock

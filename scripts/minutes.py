@@ -1,8 +1,8 @@
-"""How long the notebooks take: reading is counted, waiting is measured.
+"""How many minutes the notebooks take: the reading is estimated, and the waiting is measured.
 
-`python -m scripts.minutes [04 ...]` executes the notebooks and prints a line for each. Reading is WORDS words a minute
-of text, and LINE seconds for a line of code: the pace of an engineer who reads in a second language. No reader was
-timed. Waiting is the time of the execution on this machine. An exercise takes more.
+`python -m scripts.minutes [04 ...]` executes the notebooks and prints a line for each. The estimate for reading is
+WORDS words of text a minute, and LINE seconds for each line of code. This is the pace of an engineer who reads in a
+second language; no reader was timed. Waiting is the time of the execution on this machine. Exercises take more time.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ SAYS = re.compile(r"\*\*It\s+takes\*\*\s+(\d+)\s+minutes")
 
 
 def lessons() -> list[Path]:
-    """The notebooks 00, 01, ..., without translations and solutions."""
+    """Return the notebooks 00, 01, ..., without translations and solutions."""
     return [path for path in paths() if path.parent == FOLDER and CHINESE not in path.name]
 
 
 def reading(path: Path) -> float:
-    """The minutes of reading: of the text, and of the lines of code."""
+    """Return the estimated minutes of reading, for the text and the lines of code."""
     cells = nbformat.read(path, nbformat.NO_CONVERT).cells
     words = sum(len(cell.source.split()) for cell in cells if cell.cell_type == "markdown")
     lines = sum(bool(line.strip()) for cell in cells if cell.cell_type == "code" for line in cell.source.splitlines())
@@ -37,7 +37,7 @@ def reading(path: Path) -> float:
 
 
 def stated(path: Path) -> int:
-    """The minutes that the notebook's first cell states. Raises ValueError if it states none."""
+    """Return the minutes that the notebook's first cell states. Raises ValueError if it states none."""
     found = SAYS.search(nbformat.read(path, nbformat.NO_CONVERT).cells[0].source)
     if not found:
         raise ValueError(f"{path.name} does not say how many minutes it takes")

@@ -1,10 +1,10 @@
 """Execute the notebooks, keep their outputs, and export them as a book that opens offline.
 
-`python -m scripts.notebooks` executes every notebook from clean and writes its outputs into it;
+`python -m scripts.notebooks` executes every notebook from clean and writes its outputs into it.
 `python -m scripts.notebooks --book FOLDER` executes them and writes HTML pages with an index.
-A cell tagged `upstream` shows sglang's own lines: its output is not kept in the repository.
-A cell tagged `raises-exception` must raise, or the execution fails.
-A cell tagged `measured` shows times or bytes that differ from run to run: its output is kept, and not compared.
+A cell with the tag `upstream` shows sglang's own lines, so its output is not kept in the repository.
+A cell with the tag `raises-exception` must raise, or the execution fails.
+A cell with the tag `measured` shows times or bytes that differ from run to run. Its output is kept, but not compared.
 """
 
 from __future__ import annotations
@@ -59,12 +59,13 @@ pre, .jp-OutputArea-output pre {overflow-x: auto; white-space: pre; word-break: 
 
 
 def paths() -> list[Path]:
-    """Every notebook, in order; the solutions last."""
+    """Return every notebook, in order, the solutions last."""
     return [*sorted(FOLDER.glob("[0-9]*.ipynb")), *sorted((FOLDER / "solutions").glob("*.ipynb"))]
 
 
 def chosen(found: Sequence[Path], only: Sequence[str]) -> list[Path]:
-    """Those whose names begin with one of `only`; all of them if there is none. Raises Refused if no name does."""
+    """Return those paths whose names begin with one of `only`; without `only`, return all. Raises Refused if no name
+    does."""
     begin = [path for path in found if not only or path.name.startswith(tuple(only))]
     if not begin:
         raise Refused(f"no name begins with {' or '.join(only)}", "give the beginning of a name, such as 04")
@@ -73,15 +74,16 @@ def chosen(found: Sequence[Path], only: Sequence[str]) -> list[Path]:
 
 @functools.cache
 def executed(path: Path) -> NotebookNode:
-    """Run the notebook at `path` from clean in its own folder, once, and return it. A Chinese notebook has the code of
-    the English one, and gets the English one's outputs. Raises CellExecutionError if a cell fails unexpectedly, or if a
-    cell that must fail does not fail."""
+    """Run the notebook at `path` from clean, in its own folder, and return it. A second call returns the first result.
+    A Chinese notebook is not run: it has the code of the English notebook, and gets its outputs. Raises
+    CellExecutionError if a cell fails unexpectedly, or if a cell that must fail does not fail."""
     english = path.with_name(path.name.replace(CHINESE, ""))
     return _run(path) if path == english else translated(nbformat.read(path, as_version=4), executed(english))
 
 
 def translated(chinese: NotebookNode, run: NotebookNode) -> NotebookNode:
-    """`chinese` with the outputs of the same cells of `run`. Raises ValueError if their code differs."""
+    """Return `chinese` with the outputs of the cells of `run`, the executed English notebook. Raises ValueError if
+    their code differs."""
     for cell, one in zip(chinese.cells, run.cells, strict=True):
         if cell.cell_type == "code":
             if cell.source != one.source:
@@ -105,7 +107,7 @@ def _run(path: Path) -> NotebookNode:
 
 
 def kept(notebook: NotebookNode) -> NotebookNode:
-    """`notebook` as it is committed: without times and upstream's lines."""
+    """Return `notebook` as it is committed: without execution times and upstream's lines. Changes it in place."""
     notebook.metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
@@ -122,8 +124,8 @@ def kept(notebook: NotebookNode) -> NotebookNode:
 
 
 def compared(notebook: NotebookNode) -> list[str]:
-    """Each code cell's output as one text, without the parts that differ from run to run. For a cell tagged `measured`,
-    the text is only that word."""
+    """Return the output of each code cell as one text, without the parts that differ from run to run. For a cell with
+    the tag `measured`, the text is only this word."""
     names: dict[str, str] = {}
     texts = []
     for cell in kept(notebook).cells:
@@ -139,7 +141,8 @@ def tags(cell: NotebookNode) -> list[str]:
 
 
 def book(folder: Path, run: Callable[[Path], NotebookNode] = executed) -> None:
-    """Execute everything (by `run`) and write it to `folder` as HTML that needs no network, with an index page."""
+    """Execute every notebook by `run`, and write it to `folder` as an HTML page that needs no network. Write an index
+    page, too."""
     from nbconvert import HTMLExporter
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -149,7 +152,7 @@ def book(folder: Path, run: Callable[[Path], NotebookNode] = executed) -> None:
         notebook = copy.deepcopy(run(path))
         for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
             if svg := output.get("data", {}).get("image/svg+xml"):
-                output.data["text/html"] = svg  # in the page, where its text is found; an image would hide it
+                output.data["text/html"] = svg  # inside the page, a search finds the picture's text
         page, _ = exporter.from_notebook_node(notebook, {"metadata": {"path": str(path.parent)}})
         name = f"{'solution_' if path.parent != FOLDER else ''}{path.stem}.html"
         (folder / name).write_text(_offline(page), encoding="utf-8")
@@ -167,7 +170,7 @@ def book(folder: Path, run: Callable[[Path], NotebookNode] = executed) -> None:
 
 
 def _offline(page: str) -> str:
-    """The page without scripts (it needs none). Links between notebooks lead to their pages."""
+    """The page without scripts, which it does not need. Links between notebooks lead to their pages."""
     page = re.sub(r"<script\b.*?</script>", "", page, flags=re.DOTALL)
     page = re.sub(r'href="solutions/([0-9]\w+)\.ipynb"', r'href="solution_\1.html"', page)
     page = re.sub(r'href="(?:\.\./)?([0-9][\w.-]+)\.ipynb"', r'href="\1.html"', page)

@@ -1,4 +1,4 @@
-"""Draw the pictures that README, docs and the notebooks keep: from runs made now, and from the source."""
+"""Draw the pictures that README, docs and the notebooks keep, from new runs and from the source."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ RUNS, HOUSE = "notebooks/pictures", "docs"
 
 
 def drawn() -> dict[str, str]:
-    """Path -> SVG: the crash and the fixed run in lanes, the object graph at the moment of the mistake, the house."""
+    """Return the pictures, path -> SVG: the crash and the fixed run as lanes, the object graph at the moment of the
+    mistake, and the house."""
     crash, fixed = lifted.run(n=2), lifted.run(n=2, fix=detach)
     steps = stepper.walk(n=2).steps
     mistake = next(step for step in steps if step.mutated and "_send_one_request" in step.code)
@@ -29,7 +30,7 @@ def drawn() -> dict[str, str]:
 
 
 def main() -> None:
-    """Write them."""
+    """Draw the pictures and write them to their files."""
     for name, svg in drawn().items():
         (ROOT / name).write_text(svg, encoding="utf-8")
 

@@ -20,7 +20,7 @@ BLOCK = re.compile(r"(<!-- output of (?P<command>[^>]+) -->\n```text\n)(?P<outpu
 
 
 def blocks(readme: str) -> dict[str, str]:
-    """Each command whose output `readme` shows, and the output."""
+    """Return each command whose output the page `readme` shows, with this output."""
     return {block["command"]: block["output"] for block in BLOCK.finditer(readme)}
 
 
@@ -28,7 +28,7 @@ LIMIT = 1200.0  # seconds for a command
 
 
 def refreshed(readme: str, only: str = "") -> str:
-    """`readme` with each block, whose command contains `only`, as the command prints it now."""
+    """Return the page `readme` with new outputs, for each block whose command contains `only`."""
 
     def now(block: re.Match[str]) -> str:
         return f"{block[1]}{shown(output_of(block['command']))}{block[4]}" if only in block["command"] else block[0]
@@ -38,7 +38,8 @@ def refreshed(readme: str, only: str = "") -> str:
 
 @functools.cache
 def output_of(command: str) -> str:
-    """What `command`, a script or module with its arguments, prints when this Python runs it: one run for all pages."""
+    """Run `command`, a script or module with its arguments, by this Python, and return what it prints. A second call
+    returns the first result. Raises CalledProcessError if the command fails."""
     words = command.removeprefix("python ").split()
     print(f"running {command} ...", file=sys.stderr)
     run = subprocess.run(
@@ -48,7 +49,7 @@ def output_of(command: str) -> str:
 
 
 def pages() -> list[Path]:
-    """README.md, README in Chinese, and the pages in docs."""
+    """Return README.md, its Chinese translation, and the pages in docs."""
     return [*sorted(ROOT.glob("README*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -58,7 +59,7 @@ def main() -> None:
     only = "".join(sys.argv[1:2])
     texts = {page: page.read_text(encoding="utf-8") for page in pages()}
     if not any(only in command for text in texts.values() for command in blocks(text)):
-        raise Refused(f"no page shows a command with {only!r} in it", "give a part of one, or nothing for all")
+        raise Refused(f"no page shows a command with {only!r} in it", "give a part of a command, or nothing for all")
     for page, text in texts.items():
         page.write_text(refreshed(text, only), encoding="utf-8")
 

@@ -30,8 +30,8 @@ LEAVES = 10  # one client in this many leaves when it has its first tokens
 
 @dataclass(frozen=True)
 class Load:
-    """The clients' task: the server's port and process, the number of requests, how many are sent at a time, the side
-    of their images in pixels, and the largest number of samples of a request."""
+    """The clients' task: the server's port and pid, the number of requests, how many are sent at a time, the side of
+    the images in pixels, and the largest number of samples of a request."""
 
     port: int
     pid: int
@@ -63,14 +63,14 @@ class Answer:
 
 
 def main(file: Path) -> None:
-    """Send the load that `file` tells."""
+    """Send the load that `file` describes: a JSON file with the fields of Load."""
     load = Load(**json.loads(file.read_text(encoding="utf-8")))
     with clients.beside([load.pid]) as (server,):
         asyncio.run(Clients(load, server).run())
 
 
 def asks(requests: int, most: int = MOST) -> list[Ask]:
-    """The load: every second request has an image, n goes from 1 to `most` in both halves, and one client in ten
+    """Return the load: every second request has an image, n goes from 1 to `most` in both halves, and one client in ten
     leaves. The order is shuffled, but it is the same each time."""
     kinds = [
         Ask(COLOURS[k // 2 % len(COLOURS)] if k % 2 else None, k // 2 % len(COLOURS), 1 + k // 2 % most)

@@ -32,23 +32,23 @@ from repro.lab.refused import Refused
 INSTALLER = "installer.lock"
 MACHINES = ("x86_64", "aarch64")  # for which sglang has wheels
 GLIBC = (2, 34)  # which those wheels need
-BITS, LINE = 8e9, 100e6  # in a gigabyte; a second, on a usual line
+BITS, LINE = 8e9, 100e6  # bits in a gigabyte; bits a second on a usual line
 WHOLE = ".whole"  # made last: without this file, the environment counts as incomplete
 UNFINISHED = ".unfinished"  # there while packages are installed
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One of the kit's environments: its folder, its locks in their order, their content in words, and the room it
-    takes."""
+    """One of the kit's environments: the make target, the folder, the locks in their order with their content in words,
+    the room that it takes, and what can be done with it afterwards."""
 
     target: str
     folder: str
     locks: dict[str, str]
     gigabytes: float  # on the disk, measured with du
-    downloaded: float  # gigabytes the first time, measured at the network interface
+    downloaded: float  # gigabytes, at the first time; measured at the network interface
     afterwards: str
-    oldest: tuple[int, int] = (3, 10)  # Python, for which its locks are resolved
+    oldest: tuple[int, int] = (3, 10)  # the oldest Python for which its locks are resolved
 
 
 CPU = Kind(
@@ -80,7 +80,8 @@ LATEST = Kind(
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """0: the environment is complete. 1: a step failed and said why. 2: it cannot be made here. 130: interrupted."""
+    """Return the exit status. 0: the environment is complete. 1: a step failed and said why. 2: the environment cannot
+    be made here. 130: interrupted."""
     options = parse(words)
     kind = GPU if options.gpu else LATEST if options.latest else CPU
     try:
@@ -96,7 +97,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def parse(words: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Return the parsed command line."""
     parser = argparse.ArgumentParser(description="Make an environment of the kit, with everything that is locked.")
     kinds = parser.add_mutually_exclusive_group()
     kinds.add_argument("--gpu", action="store_true", help="make .venv-gpu, for a machine with a GPU")
@@ -106,7 +107,7 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
 
 
 def tell(kind: Kind, what: str) -> None:
-    """One line for the person who waits."""
+    """Print one line to stderr for the person who waits."""
     print(f"{kind.target}: {what}", file=sys.stderr, flush=True)
 
 
@@ -158,7 +159,7 @@ def require_glibc() -> None:
 
 def require_room(kind: Kind) -> None:
     """Raise Refused if a disk for the packages has too little room. uv unpacks the packages in its cache. From there it
-    links them, or copies them to another disk. Packages of an earlier set-up count as room."""
+    links them, or it copies them if the environment is on another disk. Packages of an earlier set-up count as room."""
     for disk in disks(ROOT / kind.folder, cache_of_uv()):
         free = shutil.disk_usage(existing(disk[0])).free
         if free < kind.gigabytes * 1e9 and free + size_of(disk) < kind.gigabytes * 1e9:
@@ -169,13 +170,13 @@ def require_room(kind: Kind) -> None:
 
 
 def cache_of_uv() -> Path:
-    """The folder in which uv keeps its downloads."""
+    """Return the folder in which uv keeps its downloads."""
     base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     return Path(os.environ.get("UV_CACHE_DIR") or base / "uv").absolute()
 
 
 def disks(*places: Path) -> list[list[Path]]:
-    """The places, grouped by disk."""
+    """Return the places, grouped by disk."""
     by_disk: dict[int, list[Path]] = {}
     for place in places:
         by_disk.setdefault(existing(place).stat().st_dev, []).append(place)
@@ -183,12 +184,12 @@ def disks(*places: Path) -> list[list[Path]]:
 
 
 def existing(place: Path) -> Path:
-    """The place, or the nearest folder above it that exists."""
+    """Return the place, or the nearest folder above it that exists."""
     return next(path for path in (place, *place.parents) if path.exists())
 
 
 def size_of(places: Iterable[Path]) -> int:
-    """The bytes of all files in these places. A file with several names is counted once."""
+    """Return the bytes on disk of all files in these places. A file with several names is counted once."""
     sizes: dict[int, int] = {}
     for place in places:
         for folder, _, names in os.walk(place):
@@ -212,7 +213,7 @@ class SetUp:
         self.environment = {**registry.environment(), "PYTHONUTF8": "1"}
 
     def run(self, *, only_uv: bool) -> int:
-        """The exit status: 0, or 1 if a step failed."""
+        """Run the steps, and return the exit status: 0, or 1 if a step failed. With `only_uv`, only install uv."""
         started = time.monotonic()
         try:
             if only_uv:
@@ -239,7 +240,8 @@ class SetUp:
         )
 
     def bring_uv(self) -> None:
-        """Make the environment, if it has no pip yet, and install uv in it, by its hash."""
+        """Make the environment if it has no pip yet, and install uv in it, checked by its hash. Raises
+        CalledProcessError if that fails."""
         if not self.answers(self.python, "-I", "-m", "pip", "--version"):
             tell(self.kind, f"a new environment in {self.folder.name}")
             self.call(sys.executable, "-I", "-m", "venv", "--clear", self.folder)
@@ -254,7 +256,7 @@ class SetUp:
 
     def bring_packages(self) -> None:
         """Install the packages of the locks, and the kit itself. After an interrupted set-up, all packages are written
-        again from uv's cache, because some may be half written."""
+        again from uv's cache, because some may be incomplete. Raises CalledProcessError if that fails."""
         unfinished = self.folder / UNFINISHED
         again = ["--reinstall"] if unfinished.exists() else []
         (self.folder / WHOLE).unlink(missing_ok=True)
@@ -274,7 +276,7 @@ class SetUp:
         subprocess.run(list(map(str, words)), env=self.environment, cwd=ROOT, stdin=subprocess.DEVNULL, check=True)
 
     def answers(self, *words: object) -> str:
-        """The output of a command; "" if the command fails or does not exist."""
+        """Run a command and return its output, or "" if the command fails or does not exist."""
         try:
             run = subprocess.run(list(map(str, words)), env=self.environment, cwd=ROOT, capture_output=True, check=True)
         except (OSError, subprocess.CalledProcessError):
@@ -283,7 +285,7 @@ class SetUp:
 
 
 def pin_of_uv() -> str:
-    """`uv` and its version, as uv itself says it, from the lock."""
+    """Return the name and version of uv that the lock pins, in the form that `uv --version` prints: `uv 0.0.0`."""
     lines = (ROOT / "requirements" / INSTALLER).read_text(encoding="utf-8").splitlines()
     return next(line for line in lines if line.startswith("uv==")).rstrip(" \\").replace("==", " ")
 

@@ -23,7 +23,7 @@ from repro.lab.terminal import OneLineParser, command
 SEED, THREADS = 24231, 1
 STEPS, COOLING, BATCH, RATE, WARM_UP = 1200, 150, 32, 2.5e-3, 40
 EXAM_SEED, EXAM = 7, 400
-SHARPER = 2.0  # factor of the last layer: at temperature 1, rare mistakes vanish, and true variants stay
+SHARPER = 2.0  # factor for the last layer: with it, at temperature 1, rare mistakes vanish and true variants stay
 QUESTIONS = ("What is this?", "What is this?", "What is this?", "What?", "What do you see?")
 PIECES = 16  # image tokens of a picture of 112 x 112 pixels: 8 x 8 patches, merged two by two
 GRID = [1, 8, 8]
@@ -83,7 +83,8 @@ class Trainer:
         return number
 
     def batch(self, without_picture: bool) -> dict[str, Any]:
-        """Random pictures, each with a true sentence, after one question; or the question alone."""
+        """Return a batch for one step, as the model's arguments: random pictures, each with one question and a true
+        sentence; or the question without a picture."""
         import torch
 
         question = self.dice.choice(QUESTIONS)
@@ -103,11 +104,11 @@ class Trainer:
         return given
 
     def tokens(self, text: str) -> list[int]:
-        """The text as token numbers. Each picture takes 16 places."""
+        """Return the text as token numbers. Each picture takes 16 places (PIECES)."""
         return self.tokenizer(text.replace("<|image_pad|>", "<|image_pad|>" * PIECES))["input_ids"]
 
     def pixels(self, pictures: list[Any]) -> dict[str, Any]:
-        """The same values as from the image processor, for pictures of 112 x 112 pixels, but twenty times as fast."""
+        """Return what the image processor returns for pictures of 112 x 112 pixels. This is twenty times as fast."""
         import numpy
         import torch
 
@@ -120,7 +121,7 @@ class Trainer:
 
 
 def answers(trainer: Trainer, pictures: list[Any], temperature: float = 0.0) -> list[str]:
-    """The model's sentence for each picture, after the kit's own question."""
+    """Return the model's sentence for each picture, after the kit's own question."""
     import torch
 
     dice = torch.Generator().manual_seed(EXAM_SEED)
@@ -142,8 +143,8 @@ def answers(trainer: Trainer, pictures: list[Any], temperature: float = 0.0) -> 
 
 
 def exam(trainer: Trainer, pictures: int = EXAM, temperature: float = 0.0) -> list[tuple[str, str]]:
-    """The model's false sentences about this many unseen pictures: for each, the usual true sentence and the
-    model's."""
+    """Examine the model on this many unseen pictures. Return its false sentences, each as a pair: the usual true
+    sentence, and the model's sentence."""
     dice = random.Random(EXAM_SEED)
     scenes = [made_pictures.any_scene(dice) for _ in range(pictures)]
     drawn = [made_pictures.draw(scene, dice) for scene in scenes]
@@ -153,14 +154,15 @@ def exam(trainer: Trainer, pictures: int = EXAM, temperature: float = 0.0) -> li
 
 
 def halved(model: Any) -> bytes:
-    """The weights in half precision, as a safetensors file."""
+    """Return the weights in half precision, as the bytes of a safetensors file."""
     from safetensors.torch import save
 
     return save({name: weight.detach().half().contiguous() for name, weight in sorted(model.state_dict().items())})
 
 
 def _fill(model: Any, seed: int) -> None:
-    """Give every weight its first value from the seed, in the order of the names, whatever the library does."""
+    """Give every weight its first value from the seed, in the order of the weights' names. So the values do not depend
+    on the library's own way to do it."""
     import torch
 
     dice = torch.Generator().manual_seed(seed)
@@ -184,7 +186,8 @@ def _embed_by_a_product(model: Any) -> None:
 
 @command
 def main() -> int:
-    """Train, round, examine, write. Returns 0 if at least 99 of 100 unseen pictures are described truly, else 1."""
+    """Train the model, round its weights, examine it, and write the files. Returns 0 if at least 99 of 100 unseen
+    pictures are described truly, else 1."""
     parser = OneLineParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=STEPS, help="steps of training (default: %(default)s)")
     parser.add_argument("--keep", type=Path, metavar="FILE", help="keep the state in FILE, and go on from there")

@@ -76,6 +76,11 @@ def main() -> None:
             if order[-1].what != "client goes away" and any(act.what == "client goes away" for act in order)
         )
         told["the code gives nothing back"] = difference(protocols.MANY_NAMES, gone, ONE_SEGMENT)
+    with (
+        mock.patch("fixed.orders.holder.Holder.requests", side_effect=RuntimeError("no such request")),
+        mock.patch("fixed.orders.holder.LIMIT", 1.0),
+    ):
+        told["the tokenizer raises an error"] = difference(protocols.MANY_NAMES, calm, ONE_SEGMENT)
     for what, is_free in POOLS.items():
         with mock.patch("fixed.designs.segment_pool.is_free", is_free):
             told[what] = of_a_pool()

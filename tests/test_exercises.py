@@ -18,7 +18,7 @@ from fixed.exercises.exercise import BAD_FILE, NOT_YET, PASSED
 from scripts import notebooks
 from tests import machine
 
-WITH_ITS_OWN_GRADER = {"06_fix_clinic.ipynb", "09_the_relatives.ipynb"}
+WITH_ITS_OWN_GRADER = {"09_the_relatives.ipynb"}  # the drill
 SLOW = {"fix": pytest.mark.long}
 RIGHT = """
 from fixed.orders.protocols import create, in_turn, link, register
@@ -52,9 +52,10 @@ def graded(folder, name: str, text: str):
     return EXERCISES[name].of_file(path)
 
 
-def function(source: str, name: str) -> ast.FunctionDef:
-    """The function of this name in a piece of source."""
-    [found] = [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef) and node.name == name]
+def function(name: str, *sources: str) -> ast.FunctionDef:
+    """The only function of this name in pieces of source."""
+    nodes = [node for source in sources for node in ast.parse(source).body]
+    [found] = [node for node in nodes if isinstance(node, ast.FunctionDef) and node.name == name]
     return found
 
 
@@ -64,6 +65,14 @@ def exercise_cells(path) -> list[str]:
     return [cell.source for cell in cells if "exercise" in notebooks.tags(cell)]
 
 
+def solution_of(exercise) -> str:
+    """The solution's function, and the functions of the solutions before it."""
+    cells = exercise_cells(notebooks.FOLDER / "solutions" / exercise.notebook)
+    nodes = [node for cell in cells for node in ast.parse(cell).body if isinstance(node, ast.FunctionDef)]
+    names = [node.name for node in nodes]
+    return "\n\n".join(map(ast.unparse, nodes[: names.index(exercise.function) + 1]))
+
+
 def test_every_exercise_of_a_notebook_is_here():
     having = {path.name for path in notebooks.paths() if path.parent == notebooks.FOLDER and exercise_cells(path)}
     assert having - WITH_ITS_OWN_GRADER == {exercise.notebook for exercise in EXERCISES.values()}
@@ -71,9 +80,8 @@ def test_every_exercise_of_a_notebook_is_here():
 
 @pytest.mark.parametrize("exercise", EXERCISES.values(), ids=EXERCISES)
 def test_the_file_begins_as_the_notebook_does(exercise):
-    [cell] = exercise_cells(notebooks.FOLDER / exercise.notebook)
-    ours, theirs = (function(source, exercise.function) for source in (exercise.template, cell))
-    assert ast.dump(ours) == ast.dump(theirs)
+    theirs = function(exercise.function, *exercise_cells(notebooks.FOLDER / exercise.notebook))
+    assert ast.dump(function(exercise.function, exercise.template)) == ast.dump(theirs)
 
 
 @pytest.mark.parametrize(
@@ -84,9 +92,8 @@ def test_fails_unsolved_and_passes_solved(exercise, tmp_path):
     assert unsolved.status == NOT_YET
     assert unsolved.text.startswith("not yet: ")
     assert unsolved.text.count("hint: ") == 1
-    [cell] = exercise_cells(notebooks.FOLDER / "solutions" / exercise.notebook)
-    solution = ast.unparse(function(cell, exercise.function))
-    ours = ast.unparse(function(exercise.template, exercise.function))
+    solution = solution_of(exercise)
+    ours = ast.unparse(function(exercise.function, exercise.template))
     solved = graded(tmp_path, exercise.name, ast.unparse(ast.parse(exercise.template)).replace(ours, solution))
     assert solved.status == PASSED
     assert solved.text.startswith("passed: ")
@@ -111,6 +118,30 @@ def test_each_wrong_protocol_has_a_hint(text, said, tmp_path, monkeypatch):
     told = graded(tmp_path, "protocol", text)
     assert told.status == NOT_YET
     assert said in told.text
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("return wrap_shm_features(copy.copy(request))", "FileNotFoundError\nhint: `wrap_shm_features` mutates"),
+        ("return None", "refused: AttributeError\nhint: `my_wrap` raised an error"),
+        ("exit(3)", "refused: SystemExit\nhint: `my_wrap` raised an error"),
+        ("while True: pass", "was not sent within 0.5 s\nhint: Look for a loop"),
+        ("request = copy.copy(request); request.mm_inputs = None; return request", "intact\nhint: The scheduler lived"),
+    ],
+)
+def test_each_wrong_hook_has_a_hint(body, said, tmp_path, monkeypatch):
+    if "while" in body:
+        monkeypatch.setattr("fixed.exercises.hook.LIMIT", 0.5)
+    told = graded(tmp_path, "hook", f"import copy\ndef my_wrap(wrap_shm_features, request):\n    {body}\n")
+    assert told.status == NOT_YET
+    assert said in told.text
+
+
+def test_a_hook_that_never_wraps_is_right_and_told_so(tmp_path):
+    told = graded(tmp_path, "hook", "def my_wrap(wrap_shm_features, request):\n    return request\n")
+    assert told.status == PASSED
+    assert "hint: Right, but without shared memory" in told.text
 
 
 def test_a_right_protocol_has_a_price(tmp_path):

@@ -81,6 +81,7 @@ def test_the_shortest_wrong_order_goes_wrong_for_real(single, protocol):
         ("the code links first", "tokenizer register: it asks to link "),
         ("the model links first", "tokenizer create: it asks to register "),
         ("the code gives nothing back", "tokenizer unlink: it asks to end"),
+        ("the tokenizer raises an error", "waited 1 s for the processes to come: RuntimeError: no such request"),
         ("the pool asks for the lease first", "tokenizer asks for its only name: "),
         ("the pool does not ask for the lease", "tokenizer asks for a lease: "),
     ],

@@ -226,12 +226,12 @@ def test_the_right_answer_and_every_wrong_cause():
     assert dealt.is_right(cause, first)
     assert "for       scheduler unlinks /psm_1, and scheduler 1 fails to open it" in told
     assert "against" not in told
-    assert told.endswith("right, both")
+    assert told.endswith("both are right")
     for other in set(range(1, 11)) - {cause}:
         told = "\n".join(dealt.judged(other, first))
         assert "  against   " in told.partition("but it is")[0], told
         assert dealt.case.cause in told
-        assert told.endswith("not both are right")
+        assert told.endswith("at least one of the two is wrong")
     assert "that is for another cause" in "\n".join(dealt.judged(cause, first % 10 + 1))
 
 
@@ -245,8 +245,8 @@ def test_causes_and_actions_are_ten_each_and_in_another_order():
 @pytest.mark.parametrize(
     ("answers", "status", "told"),
     [
-        ("5\n{first}\n", 0, "right, both"),
-        ("5\n{wrong}\n", 1, "not both are right"),
+        ("5\n{first}\n", 0, "both are right"),
+        ("5\n{wrong}\n", 1, "at least one of the two is wrong"),
         ("", 0, "the cause, a number: \n"),
         ("5\n", 0, "the first thing to do, a number: \n"),
     ],

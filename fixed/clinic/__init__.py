@@ -1,7 +1,7 @@
-"""The fix clinic: every design of the fix, and every mutant, through one battery, and what each costs.
+"""The fix clinic: one battery examines every design and every mutant, and each one's cost is measured.
 
-`python -m fixed.clinic` prints it all. In a notebook: `examine(design)`, `price(design, n, size)`, `measured()`,
-`table(rows)`, `chart(rows)`.
+`python -m fixed.clinic` prints all results. In a notebook, call `examine(design)`, `price(design, n, size)`,
+`measured()`, `table(rows)`, `chart(rows)`.
 """
 
 from fixed.clinic.battery import Health, examine

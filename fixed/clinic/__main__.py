@@ -1,4 +1,4 @@
-"""`python -m fixed.clinic`: every design of the fix, and every mutant, through one battery, and what each costs."""
+"""`python -m fixed.clinic`: one battery examines every design and every mutant, and each one's cost is measured."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from repro.lab.terminal import OneLineParser, command, count, progress
 
 @command(name="fixed.clinic")
 def main() -> int:
-    """0: the designs are right and the mutants are caught. 1: not so. 2: bad usage or a missing part."""
+    """Return the exit status. 0: the designs are right, and every mutant is caught. 1: they are not. 2: bad usage or a
+    missing part. 130: interrupted."""
     try:
         arguments = parse()
         preflight.require_linux()
@@ -30,7 +31,7 @@ def main() -> int:
 
 
 def examine(arguments: Namespace) -> int:
-    """Measure, print, and say by the exit status whether all is as it should be."""
+    """Measure and print. Return 0 if every design is right and every mutant is caught, else 1."""
     with progress(sys.stderr) as shown:
         rows = measured(arguments.n, arguments.size, thorough=not arguments.quick, on_phase=shown.phase)
         told = [] if arguments.json else list(in_words(rows, arguments, shown.phase))
@@ -42,7 +43,8 @@ def examine(arguments: Namespace) -> int:
 
 
 def in_words(rows: Sequence[Row], arguments: Namespace, on_phase: Callable[[str], None]) -> Iterator[str]:
-    """All tables, and the goals of both designs that have some. What the rows do not hold is measured now."""
+    """Yield all tables, and the goals of the two designs that have goals, as text. Measures what `rows` do not hold:
+    the growth with n, and the speed of warm segments. `on_phase` is told what is being measured."""
     yield table(rows)
     on_phase("growth with n")
     grown = growth(ONE_SEGMENT, min(arguments.size))
@@ -55,21 +57,21 @@ def in_words(rows: Sequence[Row], arguments: Namespace, on_phase: Callable[[str]
 
 
 def require_room(n: int, size: int) -> None:
-    """Raise Refused unless there is room for a feature for every send: the most expensive designs need that much."""
+    """Raise Refused unless /dev/shm has room for n + 1 features. The most expensive designs need that much."""
     feature = bytes_of(size)
     way_out = f"give smaller --n or --size than {n} and {size}, such as --n 2 8 --size 224"
     preflight.require_room(4 * feature, feature * (n + 1), way_out)
 
 
 def parse() -> Namespace:
-    """The command line. Raises Refused, in one line, where argparse would print its usage."""
+    """Return the parsed command line. Raises Refused for bad usage."""
     parser = OneLineParser(prog="python -m fixed.clinic", description=__doc__)
     parser.add_argument("--n", type=count, nargs="+", default=NS, help="how many samples (default: 2 8 32)")
     parser.add_argument("--size", type=count, nargs="+", default=SIZES, metavar="PIXELS", help="an image's side")
     parser.add_argument("--json", action="store_true", help="print a list of rows and nothing else")
     parser.add_argument("--chart", type=Path, metavar="FILE", help="draw time and peak against n, as SVG")
     parser.add_argument(
-        "--quick", action="store_true", help="leave out what is left of killed servers, and the small /dev/shm"
+        "--quick", action="store_true", help="do not kill servers to count their names, and try no small /dev/shm"
     )
     arguments = parser.parse_args()
     if arguments.chart:

@@ -1,5 +1,5 @@
-"""Time and peak against n, on logarithmic scales, with the floor and a fresh segment: one SVG, drawn as the kit's other
-pictures are."""
+"""The clinic's chart: time and peak against n, on logarithmic scales, as one SVG. Grey lines show the floor and a fresh
+segment."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from math import ceil, floor, log10
 from fixed.clinic.measure import Row
 from repro.lab.pictures.svg import EDGE, PALE, SOFT, document, stroke, text
 
-WIDTH, HEIGHT, LEFT, RIGHT, TOP = 200, 230, 52, 200, 40  # pixels: a panel, and what stands around it
+WIDTH, HEIGHT, LEFT, RIGHT, TOP = 200, 230, 52, 200, 40  # pixels: a panel and its margins
 FLOOR = "#b8b8b8"
 DASHES = ("", "7 4", "2 3", "9 3 2 3", "", "4 2", "12 3")
 MARKS = (
@@ -22,7 +22,7 @@ MARKS = (
 
 @dataclass(frozen=True)
 class Scale:
-    """A logarithmic axis: values between two powers of a base, pixels between two places."""
+    """A logarithmic axis. The values from `low` to `high` lie at the pixels from `begin` to `end`."""
 
     low: float
     high: float
@@ -30,14 +30,15 @@ class Scale:
     end: float
 
     def at(self, value: float) -> float:
-        """The pixel of a value."""
+        """Return the pixel of a value. A value below `low` lies at `begin`."""
         span = log10(self.high) - log10(self.low)
         return self.begin + (self.end - self.begin) * (log10(max(value, self.low)) - log10(self.low)) / span
 
 
 def chart(rows: Sequence[Row], size: int | None = None) -> str:
-    """An SVG document with two panels, for the images of one `size` (the largest): how long the sends hold the event
-    loop, and the most that is in /dev/shm. Raises ValueError if nothing was priced."""
+    """Return an SVG document with two panels for the images of `size` x `size` pixels (default: the largest size).
+    Left: how many milliseconds the sends hold the event loop. Right: the most megabytes in /dev/shm at a time. Raises
+    ValueError if no row has a price."""
     priced = [row for row in rows if row.price]
     if not priced:
         raise ValueError("nothing to draw: no row has a price")
@@ -70,8 +71,8 @@ def _lines(priced: Sequence[Row]) -> Iterator[tuple[str, list[Row]]]:
 def _panel(
     x: float, title: str, lines: dict[str, list[tuple[float, float]]], levels: dict[str, float]
 ) -> Iterator[str]:
-    """One panel: a frame with powers of ten, a line a design with its name at its end, and levels that do not depend on
-    n, of which the first is the floor."""
+    """Draw one panel: a frame with powers of ten, a line for each design with the design's name at its end, and
+    horizontal `levels` that do not depend on n. The first level is the floor."""
     values = [value for line in lines.values() for _, value in line] + [*levels.values()]
     ns = sorted({n for line in lines.values() for n, _ in line})
     across = Scale(ns[0], max(ns[-1], ns[0] * 2), x + LEFT, x + LEFT + WIDTH)
@@ -102,7 +103,8 @@ def _panel(
 
 
 def _apart(ends: dict[str, float], gap: float = 16) -> Iterator[tuple[str, float, float]]:
-    """Names at the ends of their lines, moved downwards until none lies on another: name, place, end."""
+    """Yield (name, place, end) for each name at the `end` of its line. `place` is moved downwards where two names would
+    overlap."""
     last = -gap + EDGE
     for name, end in sorted(ends.items(), key=lambda pair: pair[1]):
         last = max(end, last + gap)

@@ -1,9 +1,10 @@
-"""What needs processes of its own, for it ends them: what killed servers leave, and a /dev/shm that is too small.
+"""The measurements that end processes, and so need processes of their own: how many names a killed server leaves, and
+what a /dev/shm that is too small does.
 
-`python -m fixed.clinic.ends exits DESIGN...` lets each design's scheduler be killed, prints which names each design
-had made, and exits; the resource tracker then removes what it knows of. `... by_sglang` ends as a server does: by
-sglang's own `kill_process_tree`, which kills the tracker, too; `... by_sigkill` ends by SIGKILL alone. The process that
-started it counts the names, when all of it is gone.
+`python -m fixed.clinic.ends exits DESIGN...` runs each design, kills its scheduler, prints the names that each design
+has made, and exits. The resource tracker then removes the names that it knows. With `by_sglang` in the place of
+`exits`, the process ends as a server does: by sglang's own `kill_process_tree`, which kills the tracker, too. With
+`by_sigkill`, the process ends by SIGKILL alone. The caller counts the names when all of these processes are gone.
 """
 
 from __future__ import annotations
@@ -30,17 +31,17 @@ from repro.lab.upstream.plugs import KILL, around
 from repro.lab.upstream.release import Release
 from repro.lab.upstream.source import INSTALLED
 
-SITUATIONS = {"scheduler killed": "exits", "server killed": "by_sglang"}  # what it is called -> how it ends
+SITUATIONS = {"scheduler killed": "exits", "server killed": "by_sglang"}  # situation -> ending
 ALL = (AS_RELEASED, *DESIGNS, *MUTANTS)
 LIMIT = 300.0  # seconds
-MEBIBYTES, SIZE, N = 64, 1120, 8  # Docker's default, and samples of one image of 30 MB
-SLOW = ["--ranks", "2", "--late", "0.3"]  # consumers that take their time, as a real one does: segments pile up
+MEBIBYTES, SIZE, N = 64, 1120, 8  # Docker's default; an image's side in pixels (a feature of 30 MB), and its samples
+SLOW = ["--ranks", "2", "--late", "0.3"]  # slow consumers, as real ones are: so segments pile up
 
 
 def leaked(ending: str, designs: Sequence[Design] = ALL) -> dict[str, int]:
-    """How many names each design leaves when the tokenizer ends so, by the design's name. The names are removed.
-    Each design that stands around `kill_process_tree` runs in a process of its own, because this hook would also
-    remove the names of other designs."""
+    """Return how many names each design leaves, by the design's name, if the tokenizer's process ends by `ending`:
+    `exits`, `by_sglang` or `by_sigkill`. Removes these names. A design with a hook around `kill_process_tree` gets a
+    process of its own, because this hook would also remove the names of other designs."""
     tidy = [[design.name] for design in designs if KILL in design.hooks]
     others = [design.name for design in designs if KILL not in design.hooks]
     counted: dict[str, int] = {}
@@ -51,12 +52,14 @@ def leaked(ending: str, designs: Sequence[Design] = ALL) -> dict[str, int]:
 
 
 def leaked_together(ending: str, designs: Sequence[str]) -> dict[str, int]:
-    """The same of some designs, by name, in one process."""
+    """As `leaked`, for the designs of these names, all in one process. Raises RuntimeError if the process prints
+    nothing."""
     command = [sys.executable, "-m", "fixed.clinic.ends", ending, *designs]
     with tempfile.TemporaryDirectory(
         prefix="shm-kit-", ignore_cleanup_errors=True
-    ) as folder:  # killed, they leave files
-        surroundings = {**os.environ, "TMPDIR": folder}  # run returns when the tracker, which has the pipe, is gone
+    ) as folder:  # killed processes leave files there
+        surroundings = {**os.environ, "TMPDIR": folder}
+        # subprocess.run reads a pipe that the resource tracker has, too. So it returns after the tracker's end.
         ended = subprocess.run(
             command, cwd=ROOT, env=surroundings, capture_output=True, encoding="utf-8", timeout=LIMIT
         )
@@ -71,8 +74,9 @@ def leaked_together(ending: str, designs: Sequence[str]) -> dict[str, int]:
 
 
 def in_a_small_room() -> dict[str, str]:
-    """What becomes of each design in a /dev/shm of 64 MB, by its name: `8 answers`, or of what the tokenizer died;
-    where nobody may mount one, nothing. Two at a time."""
+    """Return the result of each design in a /dev/shm of 64 MiB, by the design's name: `8 answers`, or the signal or
+    error that ended the run, such as `SIGBUS`. Return an empty dict where a small /dev/shm cannot be mounted. Two
+    designs run at a time."""
     try:
         small_shm.namespace(MEBIBYTES)
     except Refused:
@@ -94,13 +98,14 @@ def _told(verdict: Verdict) -> str:
 
 
 def names_of(design: Design) -> list[str]:
-    """The names that a run of n = 3 makes whose scheduler is killed when the first sample is sent. They stay."""
+    """Run the design with n = 3, kill the scheduler when the first sample is sent, and return the names that the run
+    has made. The names are not removed."""
     request = make_request(shape=(8, 16))
     return lifted.run(request, n=3, fix=design, fault=Fault("kill", at="send", send=1), sweep=False).names
 
 
 def main() -> None:
-    """Make the names, say which, and end."""
+    """Make the names of the given designs, print them as JSON, and end in the given way."""
     ending, *names = sys.argv[1:]
     pool.warm_up()
     designs = [design for design in ALL if design.name in names]

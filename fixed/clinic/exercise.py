@@ -1,4 +1,5 @@
-"""What notebook 05 grades an attempt with: the lab's two judges, and every order of events as the third."""
+"""`grade`, which notebook 05 calls. It grades an attempt with the lab's two judges, and with a third judge, which looks
+at every order of events."""
 
 from __future__ import annotations
 

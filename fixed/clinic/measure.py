@@ -1,4 +1,4 @@
-"""Every design and every mutant, measured: a row for each design, n and size."""
+"""Measures every design and every mutant: a row for each design, n and size."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ NS, SIZES = (2, 8, 32), (224, 1536)
 
 @dataclass(frozen=True)
 class Row:
-    """One design with n samples of an image of `size` x `size` pixels: its health, and its price (None for what
-    crashes). `small_shm` is None where a small /dev/shm cannot be had, or was not asked for."""
+    """The health and the price of one design, with n samples of an image of `size` x `size` pixels. `price` is None if
+    the design crashes. `small_shm` is the result in a small /dev/shm, or None if that was not measured."""
 
     design: Design
     n: int
@@ -30,11 +30,12 @@ class Row:
 
     @property
     def lines(self) -> int:
-        """How many lines of code the design is."""
+        """The number of lines of code of the design."""
         return sum(code_lines(inspect.getsource(module)) for module in self.design.modules)
 
     def as_dict(self) -> dict[str, Any]:
-        """The row as plain data, for `json.dumps`. `leaked` is the sum of `leaks`, by situation."""
+        """Return the row as plain data, for `json.dumps`. `leaks` has the names left by situation, and `leaked` is
+        their sum."""
         health, prices = self.health, asdict(self.price) if self.price else dict.fromkeys(Price.__dataclass_fields__)
         return {
             "design": self.design.name,
@@ -64,8 +65,8 @@ def measured(
     thorough: bool = True,
     on_phase: Callable[[str], None] = lambda phase: None,
 ) -> list[Row]:
-    """All rows. What crashes has one row only. `thorough` adds what takes processes of its own: the ends of killed
-    servers, and a small /dev/shm. `on_phase` is told what is being measured."""
+    """Return all rows. A design that crashes has one row only. `thorough` adds the measurements of `ends`: the names
+    that killed servers leave, and a small /dev/shm. `on_phase` is told what is being measured."""
     leaks: dict[str, dict[str, int]] = {}
     outcomes: dict[str, str] = {}
     if thorough:
@@ -101,8 +102,8 @@ def _priced(
 
 
 def code_lines(source: str) -> int:
-    """How many lines of code: no docstrings, comments, imports or blank lines; each statement as `ast.unparse` writes
-    it."""
+    """Return the number of lines of code in `source`. Docstrings, comments, imports and blank lines do not count. Each
+    statement has as many lines as `ast.unparse` gives it."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
         body = getattr(node, "body", None)

@@ -1,5 +1,5 @@
-"""What a design costs: time on the tokenizer's event loop, bytes copied, room in /dev/shm; side by side with the
-floor, which is one copy of the feature in memory."""
+"""What a design costs: time on the tokenizer's event loop, bytes copied, and room in /dev/shm. The floor, one copy of
+the feature in memory, is measured in the same rounds."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from repro.lab.lifted import Run, make_request, run
 from repro.lab.lifted.request import shape_of
 from repro.lab.places import SHM
 
-ROUNDS, ENOUGH, LONG = 5, 1 << 28, 2.0  # so many rounds, or what it takes to copy so many bytes or so many seconds
-WARM = 3  # rounds, at least, of a design that keeps segments: the first brings the pages, the second maps them
-BESIDE = 3  # times: what is measured beside each round
+ROUNDS, ENOUGH, LONG = 5, 1 << 28, 2.0  # rounds, copied bytes, seconds: the first of these limits ends a measurement
+WARM = 3  # at least so many rounds for a design that keeps segments: round 1 brings the pages, round 2 maps them
+BESIDE = 3  # how often the floor and a fresh segment are measured in each round
 TIMEOUT = 120.0
 
 
 @dataclass(frozen=True)
 class Price:
-    """The best of the rounds, since noise only adds: `dispatch_ms` is how long all sends together held the event
-    loop. Beside it, `floor_ms` is one memcpy of the feature, and `fresh_ms` one first write of the feature into a fresh
-    segment. `bytes_copied` are those that the tokenizer copied, into segments, clones and messages; `shm_peak_bytes` is
-    the most that its segments had in /dev/shm at a time (over all rounds), with those that the design keeps."""
+    """The price of n samples of one image of `size` x `size` pixels. Times are the minimum of the rounds, because noise
+    only adds time. `dispatch_ms`: milliseconds for which all sends together held the event loop. `floor_ms`: one memcpy
+    of the feature. `fresh_ms`: one first write of the feature into a fresh segment. `bytes_copied`: the bytes that the
+    tokenizer copied into segments, clones and messages. `shm_peak_bytes`: the most bytes that the run's segments had in
+    /dev/shm at a time, over all rounds; segments that the design keeps count, too."""
 
     n: int
     size: int
@@ -41,7 +42,8 @@ class Price:
 
 @dataclass(frozen=True)
 class Growth:
-    """What each further sample costs between two n."""
+    """What each further sample costs between n = `few` and n = `many`: microseconds of the event loop, and bytes
+    copied."""
 
     few: int
     many: int
@@ -50,13 +52,14 @@ class Growth:
 
 
 def price(design: Design, n: int, size: int, rounds: int = ROUNDS, seconds: float = LONG) -> Price | None:
-    """The price of n samples of one image of `size` x `size` pixels; None if the scheduler dies of it."""
+    """Return the price of n samples of one image of `size` x `size` pixels, after at most `rounds` rounds or `seconds`
+    seconds. Return None if a run does not survive."""
     request = make_request(shape=shape_of(size))
     feature = request.mm_inputs.mm_items[0].feature
     target = feature.clone()
     dispatches, floors, fresh, copied, peaks = [], [], [], [], []
     until = time.monotonic() + seconds
-    design.drain()  # of what it keeps for images of other sizes
+    design.drain()  # it may keep segments for images of other sizes
     while len(dispatches) < (WARM if design.kept() else 1) or (
         len(dispatches) < rounds and sum(copied) < ENOUGH and time.monotonic() < until
     ):
@@ -83,29 +86,29 @@ def price(design: Design, n: int, size: int, rounds: int = ROUNDS, seconds: floa
 
 
 def growth(design: Design, size: int, few: int = 2, many: int = 256, rounds: int = 10) -> Growth:
-    """What a further sample costs, from `few` to `many`."""
+    """Measure and return what a further sample costs between n = `few` and n = `many`."""
     less, more = (price(design, n, size, rounds, seconds=10.0) for n in (few, many))
     return between(less, more)
 
 
 def between(less: Price, more: Price) -> Growth:
-    """The growth from one price to another."""
+    """Return the growth from the price with fewer samples to the price with more."""
     samples = more.n - less.n
     milliseconds, copied = more.dispatch_ms - less.dispatch_ms, more.bytes_copied - less.bytes_copied
     return Growth(less.n, more.n, 1e3 * milliseconds / samples, copied / samples)
 
 
 def memcpy(target: Any, tensor: Any) -> float:
-    """Seconds of one copy of the tensor's bytes into `target`, a tensor of the same size whose pages exist, by libc's
-    `memcpy` on one thread."""
+    """Return the seconds that libc's `memcpy` takes, on one thread, to copy the tensor's bytes into `target`. `target`
+    is a tensor of the same size, whose pages exist."""
     began = time.perf_counter()
     ctypes.memmove(target.data_ptr(), tensor.data_ptr(), tensor.nbytes)
     return time.perf_counter() - began
 
 
 def fresh_segment(tensor: Any) -> float:
-    """Seconds of one first write of the tensor's bytes into a fresh segment, with what belongs to it, as sglang does
-    it: create, map, write through the mapping, close."""
+    """Return the seconds of one first write of the tensor's bytes into a fresh segment, as sglang does it: create, map,
+    write through the mapping, close."""
     import torch
 
     began = time.perf_counter()
@@ -118,7 +121,8 @@ def fresh_segment(tensor: Any) -> float:
 
 
 def bytes_copied(result: Run) -> int:
-    """Into fresh segments (each counted once, however many names it has), into clones, into messages."""
+    """Return how many bytes the run copied into fresh segments, clones and messages. A segment counts once, even if it
+    has many names."""
     segments: dict[int, int] = {}
     for send in result.sends:
         segments |= send.segments
@@ -126,9 +130,9 @@ def bytes_copied(result: Run) -> int:
 
 
 def shm_peak(result: Run) -> int:
-    """The most bytes that the run's segments had in /dev/shm at a time: each from its first name to the end of its
-    last. From the recorder's account, so that what other programs have there does not count. What the fix keeps counts
-    for all of the run."""
+    """Return the most bytes that the run's segments had in /dev/shm at a time. A segment counts from its first name
+    until its last name is unlinked. Segments that the fix keeps count during the whole run. The numbers come from the
+    recorder's events, so segments of other programs do not count."""
     kept = _kept(result)
     segment_of = {
         name: (inode, size)
@@ -153,6 +157,6 @@ def shm_peak(result: Run) -> int:
 
 
 def _kept(result: Run) -> dict[int, int]:
-    """The segments that the fix has kept: inode and size in bytes."""
+    """Return the segments that the fix keeps: inode -> size in bytes."""
     status = [os.stat(SHM / name.lstrip("/")) for name in result.kept]
     return {each.st_ino: each.st_size for each in status}

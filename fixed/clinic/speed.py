@@ -1,7 +1,9 @@
-"""Warm segments beside one memcpy, beside the newest release, and beside design 5: in turns, in one run.
+"""The speed of warm segments, compared with one memcpy, with the newest release, and with design 5
+(`one_segment_many_names`).
 
-In each round, every way sends the same image once, and the feature is copied once in memory. A ratio is the median of
-the rounds' ratios: so a noisy machine disturbs both sides of a ratio alike.
+All of them are measured in turns, in one process: in each round, every way sends the same image once, and the feature
+is copied once in memory. A ratio is the median of the rounds' ratios. So a noisy machine disturbs both sides of a ratio
+alike.
 """
 
 from __future__ import annotations
@@ -20,24 +22,25 @@ from repro.lab.releases import NEWEST
 from repro.lab.terminal import aligned
 
 TIMEOUT = 120.0
-SMALL = 4 << 20  # bytes of a feature: up to that the copy is not what costs, and a request is small
-MANY, FEW = 11, 9  # rounds for a small request, and for another one
+SMALL = 4 << 20  # bytes: a request with a feature up to this size is small, and the copy is not its main cost
+MANY, FEW = 11, 9  # rounds for a small request, and for a larger one
 WAYS = ("released", "one_segment", "cold", "warm")
 RATIOS = ("warm/memcpy", "warm/released", "cold/one_segment")
 
 
 @dataclass
 class Speed:
-    """One image of `size` x `size` pixels with n samples. `milliseconds` says, a list of rounds for each way, how long
-    all sends held the event loop: as `released`, with `one_segment` (design 5), with warm segments when the pool was
-    empty (`cold`) and when it was not (`warm`). `memcpy` is one copy of the feature in memory, beside each `warm`."""
+    """The speed with one image of `size` x `size` pixels and n samples. `milliseconds` has, for each way, one number a
+    round: how long all sends held the event loop. The ways are `released`, `one_segment` (design 5), and warm segments
+    with an empty pool (`cold`) and with a filled pool (`warm`). `memcpy`, one copy of the feature in memory, is
+    measured before each `warm`."""
 
     size: int
     n: int
     milliseconds: dict[str, list[float]] = field(default_factory=lambda: {way: [] for way in (*WAYS, "memcpy")})
 
     def median(self, way: str) -> float:
-        """The milliseconds of one way."""
+        """The median of the milliseconds of one way."""
         return median(self.milliseconds[way])
 
     def ratio(self, pair: str) -> float:
@@ -47,13 +50,14 @@ class Speed:
 
 
 def cases(ns: Sequence[int], sizes: Sequence[int]) -> list[tuple[int, int]]:
-    """What is measured, as (size, n): the smallest image with n = 1 and 2, the largest one with n = 1 and the most."""
+    """Return the cases to measure, as (size, n): the smallest image with n = 1 and n = 2, and the largest image with
+    n = 1 and the largest n."""
     return list(dict.fromkeys([(min(sizes), 1), (min(sizes), 2), (max(sizes), 1), (max(sizes), max(ns))]))
 
 
 def measured(size: int, n: int, release: str = NEWEST, rounds: int = 0) -> Speed:
-    """The speed of one image of `size` x `size` pixels with n samples. Raises RuntimeError if an answer was wrong,
-    Refused if the release cannot be had."""
+    """Measure and return the speed with one image of `size` x `size` pixels and n samples. Without `rounds`, there are
+    MANY or FEW. Raises RuntimeError if an answer was wrong, and Refused if the release is not available."""
     request = make_request(shape=shape_of(size))
     feature = request.mm_inputs.mm_items[0].feature
     target = feature.clone()
@@ -66,7 +70,7 @@ def measured(size: int, n: int, release: str = NEWEST, rounds: int = 0) -> Speed
         for way, fix in (("cold", WARM_SEGMENTS), ("one_segment", ONE_SEGMENT))[:: (-1) ** number]:
             WARM_SEGMENTS.drain()
             timed(way, fix)
-        for _ in range(2):  # the first brings the pages, the second maps them
+        for _ in range(2):  # the first run fills the segment's pages, and the second one maps them
             _dispatch(request, feature, n, release, WARM_SEGMENTS)
         speed.milliseconds["memcpy"].append(1e3 * memcpy(target, feature))
         timed("warm", WARM_SEGMENTS)
@@ -84,7 +88,7 @@ def _dispatch(request: Any, feature: Any, n: int, release: str, fix: Design | No
 
 
 def speed_table(speeds: Sequence[Speed]) -> str:
-    """The medians in milliseconds, and the ratios: a line each."""
+    """Return the medians in milliseconds as a table, a line for each image and n."""
     return "\n".join(_lines(speeds))
 
 
@@ -97,7 +101,7 @@ def _lines(speeds: Sequence[Speed]) -> Iterator[str]:
 
 
 def speed_goals(speeds: Sequence[Speed]) -> list[str]:
-    """Warm segments against their goals, a line each."""
+    """Return a line for each goal of warm segments, which says whether the goal was reached."""
     return [line for each in speeds for line in _goals(each)]
 
 

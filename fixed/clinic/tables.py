@@ -1,4 +1,4 @@
-"""The rows as tables for a terminal, and the goals of design 5 as ratios."""
+"""The rows as tables for a terminal, and the goals of design 5 (`one_segment_many_names`) as ratios."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ NOTHING = "-"
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Both tables."""
+    """Return the health table and the price table, as text."""
     return f"{health_table(rows)}\n\n{price_table(rows)}"
 
 
 def health_table(rows: Sequence[Row]) -> str:
-    """Whether it is right, what it leaves, and what it changes: a line a design."""
+    """Return a table with a line for each design: whether it is right, which names it leaves, and what it changes."""
     return "\n".join(_health(rows))
 
 
 def price_table(rows: Sequence[Row]) -> str:
-    """What it costs: a line each design, n and size that was priced."""
+    """Return a table of prices, with a line for each design, n and size that was priced."""
     return "\n".join(_prices(rows))
 
 
@@ -74,8 +74,8 @@ def _prices(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def goals(rows: Sequence[Row], grown: Growth | None = None) -> list[str]:
-    """Design 5 against its goals, a line each, as ratios between what was measured in this one run. Those that were not
-    measured are left out."""
+    """Return a line for each goal of design 5, which says whether the goal was reached. The figures are ratios between
+    measurements of this one run. A goal that was not measured is left out."""
     found = {(row.design.name, row.n, row.size): row.price for row in rows if row.price}
     large, large_theirs = (found.get((design.name, *LARGE)) for design in (ONE_SEGMENT, COPIES))
     small, small_theirs = (found.get((design.name, *SMALL)) for design in (ONE_SEGMENT, COPIES))
@@ -101,11 +101,11 @@ def goals(rows: Sequence[Row], grown: Growth | None = None) -> list[str]:
 
 
 def dispatch(of: tuple[int, int]) -> str:
-    """What is measured of (n, size)."""
+    """Return the words for the dispatch of (n, size)."""
     n, size = of
     return f"dispatch, n = {n}, {size} x {size}"
 
 
 def goal(what: str, measured: str, wanted: str, kept: bool) -> str:
-    """The line that says whether a goal was reached."""
+    """Return the line that says whether a goal was reached: `kept` is true if it was."""
     return f"{what:<38} {measured:<24} {'reached' if kept else 'MISSED '}  (goal: {wanted})"

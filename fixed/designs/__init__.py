@@ -1,9 +1,9 @@
-"""Ways to fix #24231, a module each, on sglang's own code. Nothing in here needs the rest of this kit: the hotfix
-(`fixed/hotfix`) carries these modules into a server.
+"""Ways to fix #24231 on sglang's own code: the designs, one module each. These modules need nothing else of this kit,
+because the hotfix (`fixed/hotfix`) carries them into a server.
 
-A design plugs in in one of two ways. `prepare` is applied to the copied request at the expansion points. `hooks`
-stand around functions of sglang, in the tokenizer's process: a call becomes `hook(original, *arguments)`, which is
-what sglang's plugins call `HookType.AROUND`.
+A design plugs in in one of two ways. `prepare` is applied to the copied request at the expansion points. Or `hooks`
+stand around functions of sglang, in the tokenizer's process. Then a call of the function becomes
+`hook(original, *arguments)`. sglang's plugins call such a hook `HookType.AROUND`.
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ from . import (
 )
 
 HANDLER = "_handle_batch_request"  # where the expansion points are
-SCHEDULERS = ("__setstate__", "materialize", "unwrap_shm_features", "has_shm_features")  # what runs on the other side
+SCHEDULERS = ("__setstate__", "materialize", "unwrap_shm_features", "has_shm_features")  # they run in the scheduler
 
 
 @dataclass(frozen=True)
 class Design:
-    """One way to fix it, or not to. `owner` says who frees a segment; `points` are the expansion points at which
-    `prepare` is applied; `kept` returns the names that it keeps in /dev/shm between requests, and `drain` gives them
-    up; `modules` hold its code."""
+    """One way to fix #24231, or a mutant, which fails to fix it. `owner` says in words who frees a segment. `prepare`
+    is applied to the copied request at the expansion points `points`. `hooks` maps the path of a function of sglang to
+    the hook around it. `kept` returns the names that the design keeps in /dev/shm between requests, and `drain` gives
+    them up. `modules` are the modules that hold the design's code."""
 
     name: str
     owner: str = ""
@@ -45,13 +46,13 @@ class Design:
 
     @property
     def places(self) -> list[str]:
-        """Where sglang would be changed: expansion points, and functions."""
+        """The places at which the design changes sglang: expansion points, and functions."""
         points = [f"{HANDLER}, point {point}" for point in self.points if self.prepare]
         return points + [path.removeprefix("sglang.srt.") for path in self.hooks]
 
     @property
     def of_the_scheduler(self) -> list[str]:
-        """Those places that run in the scheduler's process."""
+        """Those of `places` that run in the scheduler's process."""
         return [place for place in self.places if place.split(".")[-1] in SCHEDULERS]
 
 

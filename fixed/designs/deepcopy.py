@@ -1,6 +1,6 @@
-"""What the title of #24231 promises and its code does not do: at both expansion points, a deep copy.
+"""A deep copy at both expansion points. The title of #24231 promises it, but the code of #24231 does not do it.
 
-Right, and dear: the pixels are cloned for the copy, and then copied once more into its segment.
+This design is right but expensive: each send first clones the pixels, and then copies them into a segment.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from typing import Any
 
 
 def deeply(request: Any) -> Any:
-    """Return `request`, which now owns all that hangs on its `mm_inputs`, the tensors included."""
+    """Return `request`, a `TokenizedGenerateReqInput`. Now it owns its `mm_inputs` and everything in them: the list,
+    the items and the features."""
     if getattr(request, "mm_inputs", None):
         request.mm_inputs = copy.deepcopy(request.mm_inputs)
     return request

@@ -1,43 +1,50 @@
 """One segment for all sends of a feature, and a name of its own for each send: hard links.
 
-`/dev/shm` is a tmpfs: a name there is a directory entry, the memory is the inode, and the inode's link count is a
-count of references that the kernel keeps. The feature is written once, when it is first sent, and gets as many names
-as there will be sends. The scheduler opens and unlinks the name that it was sent, as it always did, and frees nothing
-that another send needs. The last send takes the last name; after it, none is left that is not a consumer's.
+`/dev/shm` is a tmpfs. There, a name is a directory entry, the memory is the inode, and the inode's link count is a
+count of references that the kernel keeps. The feature is written once, at its first send, and gets as many names as
+there will be sends. The scheduler opens and unlinks the name that it was sent, as released, and so it frees nothing
+that another send needs. The last send takes the last name. After that, every remaining name belongs to a consumer.
 
-Stands around four functions of sglang, in the tokenizer's process only; the scheduler runs as released:
+The hooks stand around five functions of sglang, in the tokenizer's process only. The scheduler runs as released.
 
-* `TokenizerManager._handle_batch_request`: knows how many sends there will be, and removes the names that none has
-  taken when the batch is over, be it by success, an exception, or a client that went away;
-* `TokenizerManager._send_one_request`: removes the names of a send that failed. No consumer will;
-* `wrap_shm_features`: mutates nothing (`pure_wrap`); where shared memory cannot be had (ENOSPC, EMFILE, ...), the
-  features go inline, in the message;
-* `ShmPointerMMData.__init__`: takes a name instead of a segment.
+* `TokenizerManager._handle_batch_request`: the hook knows how many sends there will be. When the batch ends, by
+  success, by an exception, or because the client went away, the hook removes the names that no send has taken.
+* `TokenizerManager._send_one_request`: if a send fails, the hook removes its names, because no consumer will get them.
+* `wrap_shm_features`: the hook mutates nothing (`pure_wrap`). Without shared memory (ENOSPC, EMFILE, ...), the features
+  go inline, in the message.
+* `ShmPointerMMData.__init__`: the pointer takes a name instead of making a segment.
+* `kill_process_tree`: if the scheduler dies for another reason, sglang kills its own process tree with SIGKILL, and the
+  resource tracker with it. The hook first removes the names that were sent and never opened.
 
-A fifth, `kill_process_tree`, is for the day on which the scheduler dies all the same. sglang then kills its own tree
-with SIGKILL, the resource tracker included; the hook first removes the names that were sent and never opened. If the
-tokenizer alone is killed, the tracker removes them. The tracker can do that at every moment, for each name is
+If the tokenizer alone is killed, the tracker removes the names. No name escapes the tracker, because each name is
 registered with it *before* the name is made.
 
-**What is left all the same.** Names stay if the tokenizer and its tracker are killed at the same instant: a SIGKILL of
-the process group, or the kernel's out-of-memory killer on a whole container. No code of the group runs then.
-`shm_names.sweep_the_dead` removes such names later; the hotfix calls it when a server starts. It removes a name only if
-this design made it, in this pid namespace, and if its process is dead. So a name of another container stays, if the
-containers share a /dev/shm, because its process may be alive there; and a name stays while another process has the
-number of the dead one.
+**Which names can still be left.** Names stay if the tokenizer and its tracker are killed at the same instant: by a
+SIGKILL of the process group, or by the kernel's out-of-memory killer on a whole container. No code of the group runs
+then. `shm_names.sweep_the_dead` removes such names later; the hotfix calls it when a server starts. It removes a name
+only if this design made the name, in this pid namespace, and if the process that made it is dead. So two kinds of names
+stay: names of another container that shares this /dev/shm, because their process may be alive there; and names of a
+dead process whose number another process has now.
 
-**What it relies on.** Linux with a tmpfs in /dev/shm that tokenizer and scheduler both see. Consumers that unlink the
-name they were sent, once, after all of them have opened it (sglang's barrier sees to that), and do not write through
-their mapping. Features that do not change between the first send and the last. One thread that sends: asyncio's.
+**What the design relies on.**
 
-**Where it would not hold.** A consumer that writes to the segment in place would be seen by all. One that unlinks by
-inode, or counts on a segment of its own in `df`, would be surprised. Across containers that do not share /dev/shm no
-name works, linked or not. Where links cannot be made (another filesystem, a security module), it says so once and
-every send gets a segment of its own; without a /dev/shm (macOS) sglang's own code makes it: `pure_wrap` either way.
-0.5.9, whose pointers keep the segment open, is not supported.
+* Linux, with a tmpfs in /dev/shm that tokenizer and scheduler both see.
+* Each consumer unlinks the name that it was sent, once, after all consumers of the name have opened it. (sglang's
+  barrier makes sure of that.) No consumer writes through its mapping.
+* A feature does not change between its first send and its last.
+* Only one thread sends: asyncio's.
 
-The segment is filled with `write(2)`, which is faster than a first write through a mapping (no page faults, no zeroing)
-and says ENOSPC where the mapping would be a SIGBUS.
+**Where the design fails or falls back.**
+
+* If a consumer wrote to the segment in place, all consumers would see it.
+* A consumer that unlinks by inode, or that expects a segment of its own in `df`, would not work.
+* Across containers that do not share /dev/shm, no name works, linked or not.
+* Where links cannot be made (another filesystem, a security module), the log says so once, and every send gets a
+  segment of its own. Without a /dev/shm (macOS), sglang's own code makes this segment. Either way, this is `pure_wrap`.
+* 0.5.9 is not supported: its pointers keep the segment open.
+
+The segment is filled with `write(2)`. That is faster than a first write through a mapping (no page faults, no zeroing).
+If there is no room, it gives ENOSPC, and a mapping would give SIGBUS.
 """
 
 from __future__ import annotations
@@ -62,8 +69,8 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Segment:
-    """A feature's segment: the names that no send has taken yet, and how many sends are still to come. The tensor is
-    kept so that no other can have its id meanwhile."""
+    """The segment of one feature. `names` are the names that no send has taken yet, and `sends` is the number of sends
+    still to come. `tensor` is kept alive so that no other tensor can get its id meanwhile."""
 
     tensor: Any
     sends: int
@@ -78,12 +85,12 @@ class Batch:
     segments: dict[int, Segment] = field(default_factory=dict)
 
     def name_for(self, tensor: Any) -> str:
-        """A name for the next send of `tensor`. The first one writes the segment and makes names for all, while no
-        consumer is in the way: in one directory, the kernel lets only one process at a time link or unlink. Where there
-        is no room for all names, the sends that come when they are used up write another segment. Raises OSError, and
-        then leaves none of them."""
+        """Return a name for the next send of `tensor`. The first call writes the segment and makes the names for all
+        sends. At that moment no consumer slows it down: in one directory, the kernel lets only one process at a time
+        link or unlink. If there is no room for all names, later sends write another segment when the names are used up.
+        Raises OSError, and then leaves no name of this segment."""
         segment = self.segments.get(id(tensor))
-        if segment is None or segment.sends == 0:  # the same tensor may be in several items
+        if segment is None or segment.sends == 0:  # 0: the tensor is in several items, and so it is sent again
             segment = self.segments[id(tensor)] = Segment(tensor, self.sends)
         if not segment.names:
             segment.names.append(first_name(tensor))
@@ -98,19 +105,19 @@ class Batch:
 
 
 class Links:
-    """Whether this machine makes them: believed until one fails for a reason that will not go away."""
+    """Whether hard links work on this machine. `work` is True until a link fails for a lasting reason (CANNOT_LINK)."""
 
     work = True
 
 
-current: ContextVar[Batch | None] = ContextVar("batch", default=None)  # the one that this task is sending
-taken: ContextVar[list[str] | None] = ContextVar("taken", default=None)  # names of the send at hand
-source: ContextVar[Callable[[Any], str] | None] = ContextVar("source", default=None)  # instead of `new_segment`
+current: ContextVar[Batch | None] = ContextVar("batch", default=None)  # the batch that this task is sending
+taken: ContextVar[list[str] | None] = ContextVar("taken", default=None)  # the names of the current send
+source: ContextVar[Callable[[Any], str] | None] = ContextVar("source", default=None)  # called instead of `new_segment`
 
 
 def handle_batch_request(original: Callable, manager: Any, obj: Any, *arguments: Any, **named: Any) -> AsyncIterator:
-    """Answers, as from `TokenizerManager._handle_batch_request` (tokenizer_manager.py). Of its n + 1 sends a prompt,
-    all name one segment a feature. With n = 1 nothing is changed."""
+    """Hook around `TokenizerManager._handle_batch_request` (tokenizer_manager.py). Returns its answers. The n + 1 sends
+    of a prompt share one segment for each feature. With n = 1 nothing is changed."""
     answers = original(manager, obj, *arguments, **named)
     n = getattr(obj, "parallel_sample_num", 1)
     return answers if n == 1 else _answers_of(answers, Batch(sends=n + 1))
@@ -126,7 +133,8 @@ async def _answers_of(answers: AsyncIterator, batch: Batch) -> AsyncIterator:
 
 
 async def made_with(variable: ContextVar, value: Any, answers: AsyncIterator) -> AsyncIterator:
-    """`answers`, with the variable set to `value` while they are made, and not in between: the task is the caller's."""
+    """Yield each of `answers`. The variable is `value` while an answer is made, and None in between, because then the
+    caller's code runs in the same task."""
     async with contextlib.aclosing(answers):
         while True:
             variable.set(value)
@@ -140,8 +148,9 @@ async def made_with(variable: ContextVar, value: Any, answers: AsyncIterator) ->
 
 
 def send_one_request(original: Callable, *arguments: Any, **named: Any) -> Any:
-    """What `TokenizerManager._send_one_request` returns. If it raises, no name of this send is left."""
-    if inspect.iscoroutinefunction(original):  # from 0.5.20 on
+    """Hook around `TokenizerManager._send_one_request` (tokenizer_manager.py), a coroutine from 0.5.20 on. Returns what
+    the original function returns. If that raises, no name of this send is left."""
+    if inspect.iscoroutinefunction(original):
         return _send_one_request(original, *arguments, **named)
     with _all_or_no_names():
         return original(*arguments, **named)
@@ -166,8 +175,8 @@ def _all_or_no_names() -> Iterator[None]:
 
 
 def wrap_shm_features(original: Callable[[Any], Any], request: Any) -> Any:
-    """A wrapped copy of `request`; or, if there is no room or no descriptor for all of its features, `request`, to be
-    sent inline. Stands around `wrap_shm_features` (mm_utils.py)."""
+    """Hook around `wrap_shm_features` (mm_utils.py). Returns a wrapped copy of `request`. If there is no room or no
+    file descriptor for all of its features, returns `request` itself, and its features are sent inline."""
     try:
         return pure_wrap(original, request)
     except OSError as error:
@@ -177,10 +186,10 @@ def wrap_shm_features(original: Callable[[Any], Any], request: Any) -> Any:
 
 
 def name_instead_of_segment(init: Callable[..., None], self: Any, tensor: Any, *arguments: Any, **named: Any) -> None:
-    """Make `self` a pointer to `tensor` under a name of its own. Stands around `ShmPointerMMData.__init__`
-    (mm_utils.py), which is left to make a segment where there is no /dev/shm, and outside a send. Raises OSError."""
+    """Hook around `ShmPointerMMData.__init__` (mm_utils.py). Makes `self` a pointer to `tensor` under a name of its
+    own. Outside a send, and where there is no /dev/shm, the original function makes a segment. Raises OSError."""
     names = taken.get()
-    self._shm_handle = None  # first: its __del__ looks for it, even if there is no room now
+    self._shm_handle = None  # first: `__del__` reads it, even if this call raises
     if names is None or not NAMES_ARE_FILES:
         init(self, tensor, *arguments, **named)
     else:
@@ -192,14 +201,14 @@ def name_instead_of_segment(init: Callable[..., None], self: Any, tensor: Any, *
 
 
 def first_name(tensor: Any) -> str:
-    """A name of a segment that holds the bytes of `tensor`: of a new one, or of what another design has ready. Raises
-    OSError."""
+    """Return a name of a segment that holds the bytes of `tensor`: a new segment, or one that another design provides
+    (`source`). Raises OSError."""
     return (source.get() or new_segment)(tensor)
 
 
 def new_segment(tensor: Any) -> str:
-    """The name of a new segment, mode 0600, that holds the bytes of `tensor`. Raises OSError, and leaves nothing
-    then."""
+    """Make a segment, mode 0600, that holds the bytes of `tensor`, and return its name. Raises OSError, and then leaves
+    no segment."""
     content = memoryview(bytes_of(tensor).numpy())
     if not content:
         raise OSError(errno.EINVAL, "a segment cannot be empty")
@@ -216,15 +225,16 @@ def new_segment(tensor: Any) -> str:
 
 
 def bytes_of(tensor: Any) -> Any:
-    """The bytes of `tensor` on the CPU, as a one-dimensional tensor of uint8."""
+    """Return the bytes of `tensor`, as a one-dimensional tensor of uint8 on the CPU."""
     import torch
 
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
 
 
 def add_names(names: list[str], count: int) -> None:
-    """Add up to so many names for the segment that `names[0]` names: as many as there is room for, and none where links
-    cannot be made. Raises OSError for any other reason, and then removes all of them, the first included."""
+    """Link up to `count` further names to the segment of `names[0]`, and append them to `names`. There are fewer if
+    there is no room for all, and none where links cannot be made. If a link fails for any other reason, removes all
+    names of the list, the first included, and raises OSError."""
     try:
         while Links.work and count > 0:
             names.append(linked_to(names[0]))
@@ -233,7 +243,7 @@ def add_names(names: list[str], count: int) -> None:
         if error.errno in CANNOT_LINK:
             Links.work = False
             say_once(f"every send gets a segment of its own, for there are no links in {SHM}", error)
-        elif error.errno in NO_MORE_LINKS:  # those that were made are good
+        elif error.errno in NO_MORE_LINKS:  # the names that were made before are good
             say_once("some sends get a segment of their own, for there is no room for all names", error)
         else:
             remove(names)
@@ -241,8 +251,8 @@ def add_names(names: list[str], count: int) -> None:
 
 
 def kill_process_tree(original: Callable, *arguments: Any, **named: Any) -> None:
-    """Remove what was sent and never opened, before sglang kills this process and its tree, the tracker included.
-    Stands around `kill_process_tree` (utils/common.py)."""
+    """Hook around `kill_process_tree` (utils/common.py). If sglang is about to kill this process and its tree, and the
+    resource tracker with it, removes this process's names first: they were sent and never opened."""
     pid = arguments[0] if arguments else named.get("parent_pid")
     if pid in (None, os.getpid()) and NAMES_ARE_FILES:
         remove(of_this_process())
@@ -250,14 +260,14 @@ def kill_process_tree(original: Callable, *arguments: Any, **named: Any) -> None
 
 
 def say_once(consequence: str, error: OSError) -> None:
-    """Log a warning, the first time that this process comes to this consequence for this reason. (The error's text does
-    not count: it holds the random name.)"""
+    """Log `consequence` as a warning, once in this process for each consequence and errno. (The error's text is not
+    compared, because it contains a random name.)"""
     if (consequence, error.errno) not in said:
         said.add((consequence, error.errno))
         logger.warning("one_segment_many_names: %s (%s)", consequence, error)
 
 
-said: set[tuple[str, int | None]] = set()  # at most a few: consequences times errors
+said: set[tuple[str, int | None]] = set()  # each consequence and errno that was logged: only a few
 HOOKS = {
     "sglang.srt.managers.tokenizer_manager.TokenizerManager._handle_batch_request": handle_batch_request,
     "sglang.srt.managers.tokenizer_manager.TokenizerManager._send_one_request": send_one_request,

@@ -1,7 +1,7 @@
-"""The root cause removed: `wrap_shm_features` returns a new request and mutates nothing.
+"""This design removes the root cause: `wrap_shm_features` returns a new request and mutates nothing.
 
-One place, and it covers both expansion points and any that is added later. What it does not change is the price: every
-send still gets a segment of its own, with a full copy of the pixels.
+One place is changed. This covers both expansion points, and any that upstream adds later. The price stays the same:
+every send gets a segment of its own, with a full copy of the pixels.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from .detach import detach
 
 
 def pure_wrap(wrap_shm_features: Callable[[Any], Any], request: Any) -> Any:
-    """A wrapped copy of `request`, whose items and features stay as they are. Stands around `wrap_shm_features`
-    (mm_utils.py, 0.5.9 on), which may mutate the copy as it likes."""
+    """Hook around `wrap_shm_features` (mm_utils.py, from 0.5.9 on). Returns a wrapped copy of `request`. The items and
+    features of `request` itself stay as they are, because the original function gets the copy and mutates only this."""
     return wrap_shm_features(detach(copy.copy(request)))
 
 

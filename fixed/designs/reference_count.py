@@ -1,18 +1,20 @@
-"""An owner table: the tokenizer owns the segments, counts who still needs them, and frees them. For its lesson.
+"""An owner table: the tokenizer owns the segments, and frees them when nobody needs them. The kit has it as a lesson.
 
-There is one segment for all sends, and there are no links. All sends name the same file, and only the owner unlinks
-the file. sglang's scheduler unlinks every pointer that the scheduler receives. So this design sends no pointer: the
-message restores itself, by PyTorch's own `from_file`, to a tensor that is mapped privately. The scheduler's code stays
-as it is, and here the lesson begins.
+There is one segment for all sends, and there are no links. All sends carry the same name, and only the owner unlinks
+it. sglang's scheduler unlinks the name of every pointer that it receives. So this design sends no pointer. Unpickling
+the message calls PyTorch's own `from_file`, which gives a tensor that is mapped privately. The scheduler's code stays
+as it is.
 
-**What the owner would need** is an answer to "has everybody opened the file?" for every way in which a batch can end.
+**What the owner would need** is an answer to "has everybody opened the name?" for every way in which a batch can end.
 After success the owner knows: every sample has been answered. After an exception, or when the client goes away, the
-owner does not know. If the owner freed the segment then, the scheduler might be about to open the file, and would die
-(from 0.5.19 on: would fail a request). If the owner does not free the segment, the segment is leaked. This design
-leaks. Upstream's attempts (#23685, and a fork's `ShmOwnerTable`) add what is missing: consumers that acknowledge,
-also for aborted requests. The design would also need a broadcast that knows such tensors: here, rank 0 sends the
-pixels themselves to the other tensor-parallel ranks, and #21465 had removed that. The link count of
-`one_segment_many_names` is the same table, kept by the kernel. There, a consumer acknowledges by unlinking.
+owner does not know. If the owner freed the segment then, a scheduler that is about to open the name would die (from
+0.5.19 on: would fail a request). If the owner does not free the segment, the segment is leaked. This design leaks it.
+Upstream's attempts (#23685, and a fork's `ShmOwnerTable`) add the missing part: consumers acknowledge that they have
+opened the name, also for aborted requests. The design has a second drawback: rank 0 sends the pixels themselves to the
+other tensor-parallel ranks, which #21465 had ended. To avoid that, the broadcast would have to know such tensors.
+
+`one_segment_many_names` has the same table: the link count, which the kernel keeps. There, a consumer acknowledges by
+unlinking its name.
 """
 
 from __future__ import annotations
@@ -31,23 +33,25 @@ from .shm_names import SHM, remove
 
 @dataclass
 class OwnerTable:
-    """The segments of one batch: tensor and name, by the tensor's id."""
+    """The segments of one batch. `owned` maps the id of a tensor to the tensor and the name of its segment."""
 
     owned: dict[int, tuple[Any, str]] = field(default_factory=dict)
 
     def name_of(self, tensor: Any) -> str:
-        """The one name of the tensor's segment, which is made when it is first asked for. Raises OSError."""
+        """Return the only name of the tensor's segment. The first call makes the segment. Raises OSError if that
+        fails."""
         if id(tensor) not in self.owned:
             self.owned[id(tensor)] = tensor, new_segment(tensor)
         return self.owned[id(tensor)][1]
 
     def free(self) -> None:
-        """Unlink everything: nobody needs it any more."""
+        """Unlink all names of the table. Call this only when no consumer will open one of them."""
         remove([name for _, name in self.owned.values()])
 
 
 class Pointer:
-    """Pickled, it is a recipe: map the file `shm_name` privately, and give it this shape."""
+    """Stands in the message for a feature. Unpickling gives no Pointer but a tensor: the segment of the name
+    `shm_name`, mapped privately, in the feature's shape."""
 
     def __init__(self, tensor: Any, name: str) -> None:
         self.shm_name, self.shape, self.dtype, self.size = name, tensor.shape, tensor.dtype, tensor.numel()
@@ -62,7 +66,7 @@ class Pointer:
 
 
 class Call:
-    """Pickled, it is the value of a call."""
+    """Unpickling gives no Call but the value that `function` returns."""
 
     def __init__(self, function: Callable[[], Any]) -> None:
         self.function = function
@@ -75,8 +79,8 @@ _table: ContextVar[OwnerTable | None] = ContextVar("owner table", default=None)
 
 
 def handle_batch_request(original: Callable, manager: Any, obj: Any, *arguments: Any, **named: Any) -> AsyncIterator:
-    """Answers, as from `TokenizerManager._handle_batch_request` (tokenizer_manager.py); frees the batch's segments
-    after the last of them, and leaves them where there is none."""
+    """Hook around `TokenizerManager._handle_batch_request` (tokenizer_manager.py). Returns its answers. Frees the
+    batch's segments after the last answer. If the last answer does not come, the segments are leaked."""
     answers = original(manager, obj, *arguments, **named)
     return answers if getattr(obj, "parallel_sample_num", 1) == 1 else _answers_of(answers, OwnerTable())
 
@@ -89,8 +93,8 @@ async def _answers_of(answers: AsyncIterator, table: OwnerTable) -> AsyncIterato
 
 
 def wrap_shm_features(original: Callable[[Any], Any], request: Any) -> Any:
-    """A copy of `request` in which every `ShmPointerMMData` that the wrap made is a `Pointer`. Stands around
-    `wrap_shm_features` (mm_utils.py)."""
+    """Hook around `wrap_shm_features` (mm_utils.py). Returns a wrapped copy of `request`, which holds a `Pointer` in
+    the place of each `ShmPointerMMData` that the original function made."""
     wrapped = pure_wrap(original, request)
     for item in wrapped.mm_inputs.mm_items if _table.get() and getattr(wrapped, "mm_inputs", None) else []:
         for name, value in vars(item).items():
@@ -106,7 +110,8 @@ def _counted(value: Any) -> Any:
 
 
 def name_instead_of_segment(init: Callable[..., None], self: Any, tensor: Any, *arguments: Any, **named: Any) -> None:
-    """Take the name of the tensor's one segment. Stands around `ShmPointerMMData.__init__` (mm_utils.py)."""
+    """Hook around `ShmPointerMMData.__init__` (mm_utils.py). Within a batch, gives `self` the name of the tensor's only
+    segment, as a `Pointer`. Outside a batch, makes a segment as released. Raises OSError."""
     if table := _table.get():
         self._shm_handle = None
         self.counted = Pointer(tensor, table.name_of(tensor))

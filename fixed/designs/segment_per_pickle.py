@@ -1,8 +1,8 @@
-"""The idea of #19784 and #26304: a pointer takes its segment when it is pickled, so each pickling has one of its own.
+"""The idea of #19784 and #26304: each time that a pointer is pickled, it gets a new segment.
 
-Sharing a pointer becomes harmless, and the wrap may go on mutating: the source request keeps the pointer in the place
-of its feature. Pickling now has an effect and can fail; and a pointer that is pickled twice for one send, as by a
-retry, costs a second segment that nobody unlinks.
+So requests may share a pointer, and `wrap_shm_features` may mutate: the source request then holds the pointer in the
+place of its feature. The drawback is that pickling now has a side effect and can fail. If a pointer is pickled twice
+for one send, as by a retry, there are two segments, and nobody unlinks one of them.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ from typing import Any
 
 
 def keep(init: Callable[..., None], self: Any, *arguments: Any, **named: Any) -> None:
-    """Remember how to make the segment, and make none. Stands around `ShmPointerMMData.__init__` (mm_utils.py)."""
+    """Hook around `ShmPointerMMData.__init__` (mm_utils.py). Makes no segment, and stores in the pointer a function
+    that makes one later."""
     self._shm_handle = None
     self.take_segment = lambda: init(self, *arguments, **named)
 
 
 def allocate(getstate: Callable[[Any], dict[str, Any]], self: Any) -> dict[str, Any]:
-    """The state to pickle, with the name of a new segment. Stands around `ShmPointerMMData.__getstate__`. A pointer
-    that came from another process has nothing to make a segment from, and keeps its name."""
+    """Hook around `ShmPointerMMData.__getstate__` (mm_utils.py). Returns the state to pickle, with the name of a new
+    segment. A pointer that came from another process cannot make a segment, and keeps its name."""
     if hasattr(self, "take_segment"):
         self.take_segment()
     return getstate(self)

@@ -1,32 +1,35 @@
-"""A pool of segments that are used again, because the price of a fresh segment is not the copy: it is the pages.
+"""A pool of segments that are used again. In a fresh segment, the copy is cheap, and the pages are expensive.
 
-To bring 57 MB into a fresh segment takes eight times as long as to copy them in memory: the kernel has to find and to
-zero every page. A segment that is used again has its pages.
+Bringing 57 MB into a fresh segment takes eight times as long as copying them in memory, because the kernel has to find
+and to zero every page. A segment that is used again has its pages.
 
-**When is a segment free?** The pool keeps no account of it. The pool asks the kernel, each time:
+**When is a segment free?** The pool does not count users. It asks the kernel each time, and a segment is free if both
+answers are yes:
 
-1. The link count of the inode is 1, and the base name leads to it. So that is the only name; the pool keeps it and
-   sends it to nobody. Every consumer that was sent a name has opened and unlinked it, and no other process can open the
-   segment any more.
-2. The kernel grants a write lease (`F_SETLEASE`). It grants one only if nobody else has the inode open or mapped. So a
-   consumer that still copies out of it, and one that keeps a copy-on-write mapping of it until its request ends
-   (sglang 0.5.21 on), both make the kernel say no.
+1. Is the inode's link count 1, and does the base name lead to the inode? Then the base name is the only name. The pool
+   keeps the base name and sends it to nobody. So every consumer has opened and unlinked the name that it was sent, and
+   no other process can open the segment any more.
+2. Does the kernel grant a write lease (`F_SETLEASE`)? It grants one only if no other process has the inode open or
+   mapped. It refuses while a consumer still copies the pixels, and while a consumer keeps a copy-on-write mapping until
+   its request ends (from sglang 0.5.21 on).
 
-The order counts. A lease that was granted before the links were counted says nothing: a consumer may have opened,
-and unlinked its name, in between. Two other questions look right and are not: the link count alone (a consumer unlinks
-and may still read), and the answer to the request (with two ranks, one answers while the other still copies).
+The order of the questions matters. A lease that is granted before the links are counted proves nothing, because in
+between, a consumer may open its name and unlink it. Two other tests seem to be enough, but are not. The link count
+alone: a consumer that has unlinked its name may still read. The answer to the request: with two ranks, one rank answers
+while the other still copies.
 
-Any doubt means a fresh segment: no lease, another size than the pool gave it, no base name, any error. Where the kernel
-grants no leases at all (Linux before 5.3 on a tmpfs, some sandboxes) the pool finds out with its first segment, says so
-once, and stays empty.
+In any doubt, the pool takes a fresh segment: no lease, a size that the pool did not give, no base name, any error. Some
+kernels grant no leases at all (Linux before 5.3 on a tmpfs, some sandboxes). The pool notices this at its first
+segment, says so once, and stays empty.
 
-**What one request can see of another: nothing.** A segment has exactly the size of its feature, and every byte of it is
-written before it is named. A segment that changes its size is cut by the kernel, which frees the rest or adds zeros.
-The mode is 0600. The bytes of the last request stay in a free segment until it is used again, or given up.
+**A request cannot see another request's pixels.** A segment has exactly the size of its feature, and every byte is
+written before the segment gets a name for a send. If a segment changes its size, the kernel frees the rest or adds
+zeros. The mode is 0600. The bytes of the last request stay in a free segment until it is used again or given up.
 
-**How large.** At most `most` segments and `limit` bytes; by default 8 segments, and 256 MB or a quarter of /dev/shm,
-whichever is less. So /dev/shm holds at most that much more than without the pool. A segment that was not used for
-`idle` seconds is given up, when its consumers have left it. When there is no room, all free ones are.
+**The size of the pool.** There are at most `most` segments and `limit` bytes. The defaults are 8 segments, and 256 MB
+or a quarter of /dev/shm, whichever is less. So /dev/shm holds at most that much more than without the pool. A segment
+that was not used for `idle` seconds is given up as soon as it is free. If there is no room in /dev/shm, all segments
+are given up.
 """
 
 from __future__ import annotations
@@ -47,15 +50,16 @@ from typing import Any
 
 from .shm_names import KIND, NAMES_ARE_FILES, SHM, forget, linked_to, new_name, remove
 
-LIMIT, SHARE = 256_000_000, 4  # bytes, and one of so many parts of /dev/shm: the smaller of the two
+LIMIT, SHARE = 256_000_000, 4  # bytes, and /dev/shm divided by SHARE: the smaller one is the limit
 MOST, IDLE = 8, 60.0  # segments, seconds
-MANY = 8_000_000  # bytes, for which it pays to start a thread (a tenth of a millisecond)
+MANY = 8_000_000  # bytes: from this size on, a second thread saves more time than its start takes (0.1 ms)
 
 
 @dataclass(eq=False)
 class Segment:
-    """A segment of the pool. `name` is its base name: an inode without a name could never be given another one.
-    `mapped` is a tensor over its bytes, made when the segment is used again with the same size."""
+    """A segment of the pool. `name` is its base name. The pool keeps it, because no link can be made to an inode
+    without a name. `used` is the time of the last use, and `size` is in bytes. `mapped` is a tensor over the segment's
+    bytes. It is made when the segment is used again with the same size."""
 
     name: str
     descriptor: int
@@ -65,15 +69,15 @@ class Segment:
     mapped: Any = None
 
     def fill(self, content: Any) -> None:
-        """Make these bytes, a one-dimensional tensor of uint8, the whole content. Through a mapping if the pages exist,
-        as fast as memory is; else by `write(2)`, which says ENOSPC where a mapping would be a SIGBUS. Raises
-        OSError."""
+        """Make `content`, a one-dimensional tensor of uint8, the whole content of the segment. If the size stays the
+        same, the pages exist, and the bytes are copied through a mapping, as fast as memory is. Otherwise they are
+        written by `write(2)`, which gives ENOSPC if there is no room; a mapping would give SIGBUS. Raises OSError."""
         if self.size == len(content):
             if self.mapped is None:
                 self.mapped = _mapped(self.descriptor, self.size)
             copy(content.data_ptr(), self.mapped.data_ptr(), self.size)
             return
-        self.mapped = None  # first: what is mapped beyond the end of a file is a SIGBUS
+        self.mapped = None  # first: an access beyond the new end of the file would give SIGBUS
         os.ftruncate(self.descriptor, len(content))
         left, at = memoryview(content.numpy()), 0
         while left:
@@ -82,15 +86,15 @@ class Segment:
         self.size = len(content)
 
     def close(self) -> None:
-        """Give back the mapping and the descriptor; names are not touched."""
+        """Give back the mapping and the file descriptor. No name is removed."""
         self.mapped = None
         os.close(self.descriptor)
 
 
 def copy(source: int, target: int, size: int) -> None:
-    """Copy `size` bytes from one address to another. Where they are many, a second thread copies one half: on a machine
-    with an idle core, that takes little more than half the time of one memcpy. (torch's own copy would take all cores,
-    and wait for the busiest.)"""
+    """Copy `size` bytes from the address `source` to the address `target`. From MANY bytes on, a second thread copies
+    one half. On a machine with an idle core, that takes little more than half the time of one memcpy. (torch's own copy
+    would use all cores, and wait for the busiest one.)"""
     half = size // 2 if size >= MANY else 0
     other = threading.Thread(target=ctypes.memmove, args=(target, source, half), daemon=True)
     if half:
@@ -107,8 +111,9 @@ def _mapped(descriptor: int, size: int) -> Any:
 
 
 def only_the_base_name_is_left(segment: Segment) -> bool:
-    """Whether nobody can open it any more. (Somebody may have removed the base name: then a link count of 1 would be
-    a consumer's name.) False, too, if it has not the size that the pool gave it."""
+    """Return whether no other process can open the segment any more: the base name leads to it, and the link count is
+    1. (If a stranger removed the base name, a link count of 1 would mean a consumer's name.) Return False also if the
+    segment does not have the size that the pool gave it."""
     status = _behind(segment.name)
     return status is not None and (status.st_nlink, status.st_ino, status.st_size) == (1, segment.inode, segment.size)
 
@@ -121,9 +126,10 @@ def _behind(name: str) -> os.stat_result | None:
 
 
 def nobody_else_has_it_open(segment: Segment) -> bool:
-    """Whether the kernel grants a write lease. The lease is given back at once: it was the question, and no protection.
-    If someone opens the base name in just that moment, the kernel sends a signal: SIGIO, of which this process would
-    die, or the one that was chosen. SIGURG is ignored. (The kernel forgets the choice with each lease.)"""
+    """Return whether the kernel grants a write lease. The lease is given back at once, because it only answers the
+    question. If a process opens the base name while the lease is held, the kernel sends a signal to this process. By
+    default this is SIGIO, which would kill it. So SIGURG is chosen, which is ignored. (The kernel forgets the choice
+    with each lease.)"""
     try:
         fcntl.fcntl(segment.descriptor, fcntl.F_SETSIG, signal.SIGURG)
         fcntl.fcntl(segment.descriptor, fcntl.F_SETLEASE, fcntl.F_WRLCK)
@@ -135,8 +141,9 @@ def nobody_else_has_it_open(segment: Segment) -> bool:
 
 @dataclass
 class Counts:
-    """What became of the features: in a segment with its pages (`warm`), in one that was cut to size (`resized`), in a
-    new one of the pool (`fresh`), or `outside` the pool. `busy`: how often a segment of the right size was in use."""
+    """How many features went into which kind of segment: one with its pages (`warm`), one that was cut to size
+    (`resized`), a new one of the pool (`fresh`), or one `outside` the pool. `busy` is how often all segments of the
+    right size were in use."""
 
     warm: int = 0
     resized: int = 0
@@ -146,13 +153,14 @@ class Counts:
 
     @property
     def features(self) -> int:
-        """How many there were."""
+        """The number of all features."""
         return self.warm + self.resized + self.fresh + self.outside
 
 
 class Pool:
-    """At most `most` segments of at most `limit` bytes together, each given up after `idle` seconds without use. In a
-    forked child, the pool is empty: the segments are the parent's."""
+    """At most `most` segments, of at most `limit` bytes together. A segment is given up after `idle` seconds without
+    use. `clock` returns the time in seconds. In a forked child the pool is empty, because the segments belong to the
+    parent."""
 
     def __init__(
         self,
@@ -170,17 +178,17 @@ class Pool:
 
     @property
     def bytes(self) -> int:
-        """How many bytes of /dev/shm its segments have."""
+        """The bytes of all its segments in /dev/shm."""
         return sum(segment.size for segment in self.segments)
 
     @property
     def base_names(self) -> list[str]:
-        """The names that it keeps."""
+        """The base names of its segments, which it keeps between requests."""
         return [segment.name for segment in self.segments]
 
     def name_for(self, content: Any) -> str | None:
-        """A new name of a segment that holds these bytes, a one-dimensional tensor of uint8; None if the pool has none
-        to give. Raises OSError, and then nobody was given anything."""
+        """Write `content`, a one-dimensional tensor of uint8, into a segment, and return a new name of this segment.
+        Return None if the pool has no segment to give. Raises OSError, and then makes no name."""
         with self.lock:
             self._give_up_idle()
             segment = self._for_size(len(content))
@@ -191,24 +199,25 @@ class Pool:
                 segment.fill(content)
                 name = linked_to(segment.name)
             except BaseException:
-                self._give_up(segment)  # who knows what is in it
+                self._give_up(segment)  # its content is unknown now
                 raise
             segment.used = self.clock()
             return name
 
     def give_up_idle(self) -> None:
-        """Give up what was not used for `idle` seconds and is free."""
+        """Give up each free segment that was not used for `idle` seconds."""
         with self.lock:
             self._give_up_idle()
 
     def drain(self) -> None:
-        """Give up all segments. A consumer that still has one open keeps it as long as it likes."""
+        """Give up all segments. A consumer that still has a segment open can read it until it closes it."""
         with self.lock:
             for segment in list(self.segments):
                 self._give_up(segment)
 
     def _for_size(self, size: int) -> Segment | None:
-        """A segment that may be written: a free one of that size, else a new one, else a free one of another size."""
+        """A segment that may be written: a free one of this size, else a new one, else a free one of another size. None
+        if there is no such segment."""
         if not self.leases_work or not NAMES_ARE_FILES or not 0 < size <= self._limit():
             return None
         fitting = [segment for segment in self.segments if segment.size == size]
@@ -222,8 +231,8 @@ class Pool:
         return self._resized(size)
 
     def _resized(self, size: int) -> Segment | None:
-        """The free segment that is nearest in size, others given up as far as there has to be room; None if that is not
-        enough."""
+        """The free segment that is nearest in size. To make room for it, other free segments are given up, the longest
+        unused first. None if that does not make enough room."""
         free = sorted(filter(is_free, self.segments), key=lambda segment: abs(segment.size - size))
         if not free:
             return None
@@ -237,10 +246,10 @@ class Pool:
         return nearest
 
     def _create(self) -> Segment | None:
-        """A new segment without a byte. None, now and in future, if the kernel grants no lease of it: nobody else can
-        have it open yet."""
+        """A new, empty segment. None if the kernel grants no lease of it. Then the kernel grants no leases at all,
+        because no other process can have this segment open yet; so the pool stays empty from now on."""
         name = new_name()
-        resource_tracker.register(f"/{name}", KIND)  # before it exists: no moment in which a kill would leave it
+        resource_tracker.register(f"/{name}", KIND)  # before the name exists: so a kill at any moment leaves no name
         try:
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
             descriptor = os.open(f"{SHM}/{name}", flags, 0o600)
@@ -280,10 +289,11 @@ class Pool:
 
 
 def is_free(segment: Segment) -> bool:
-    """Whether nobody reads it and nobody can come to read it. In this order: see above."""
+    """Return whether no process reads the segment, and none can open it. The order of the two questions matters: see
+    the module's text."""
     return only_the_base_name_is_left(segment) and nobody_else_has_it_open(segment)
 
 
 def no_room(error: OSError) -> bool:
-    """Whether giving up segments may help."""
+    """Return whether the error means that there is no room, so that giving up segments may help."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE, errno.ENFILE)

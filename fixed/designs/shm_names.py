@@ -1,8 +1,8 @@
-"""Names in /dev/shm that the kit's designs make: made, linked, removed, and swept, with no moment at which a SIGKILL
-of this process would leave one for ever.
+"""The names in /dev/shm that the kit's designs make: functions that make, link, remove and sweep them. At no moment
+would a SIGKILL of this process leave a name for ever.
 
-The resource tracker is a process of Python's own. It removes, when this process is gone, the names that it knows. So a
-name is registered with it before the kernel is asked for the name, and forgotten after the kernel has dropped it.
+The resource tracker is a process that Python starts. When this process is gone, the tracker removes the names that it
+knows. So a name is registered with the tracker before the name is made, and unregistered after the name is removed.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ KIND = "shared_memory"  # what the resource tracker calls a segment's name
 NAMES_ARE_FILES = os.path.isdir(SHM)
 NAME = re.compile(r"sgl_shm_mm_(?P<pid>[1-9][0-9]{0,9})_(?P<namespace>[0-9a-f]{8})[0-9a-f]{24}")
 _numbers = itertools.count()
-TOKEN = secrets.token_hex(4)  # of this process's names; each has another of its own
+TOKEN = secrets.token_hex(4)  # a random part that all names of this process have; each name has another one of its own
 
 
 def created(name: str, size: int) -> SharedMemory:
-    """A new segment under that name. The tracker knows the name before the kernel does: if this process is killed in
-    between, the tracker removes it. Raises OSError; then there is no such name, and the tracker has forgotten it."""
+    """Make a new segment of `size` bytes under this name, and return it. The name is registered with the tracker first.
+    So if this process is killed in between, the tracker removes the name. Raises OSError if the name exists or the
+    segment cannot be made. Then no name is made, and none is registered."""
     resource_tracker.register(f"/{name}", KIND)
     try:
         return SharedMemory(name, create=True, size=size)  # exclusively
@@ -36,8 +37,8 @@ def created(name: str, size: int) -> SharedMemory:
 
 
 def linked_to(first: str) -> str:
-    """A new name for the segment that `first` names. The tracker knows it before the kernel does. Raises OSError; then
-    there is no such name."""
+    """Make a new name for the segment of the name `first`, and return the new name. It is registered with the tracker
+    first. Raises OSError, and then makes no name."""
     name = new_name()
     resource_tracker.register(f"/{name}", KIND)
     try:
@@ -49,26 +50,27 @@ def linked_to(first: str) -> str:
 
 
 def forget(name: str) -> None:
-    """Let the tracker forget a name that does not exist. Python may have told it already (where a segment is created
-    and cannot get its size), and the tracker complains of a name that it does not know; so it is told of it again."""
+    """Unregister a name that does not exist from the tracker. Python may have done that already, if it created a
+    segment that then could not get its size. The tracker complains if it does not know the name. So the name is
+    registered once more before."""
     resource_tracker.register(f"/{name}", KIND)
     resource_tracker.unregister(f"/{name}", KIND)
 
 
 def new_name() -> str:
-    """A name that nobody can guess. It is built as sglang builds its own from 0.5.14 on, with the process's number in
-    front of the last underscore; so sglang's sweep for stale names can read it, too. Names of one process are sorted as
-    they were made."""
+    """Return a new name that nobody can guess. It has the form of sglang's own names from 0.5.14 on, with the pid
+    before the last underscore. So sglang's sweep for stale names can read it, too. The alphabetical order of one
+    process's names is the order in which they were made."""
     return f"{_ours()}{next(_numbers) % 2**32:08x}{secrets.token_hex(4)}"
 
 
 def of_this_process() -> list[str]:
-    """The names that this process has made and that are there now, in the order in which they were made."""
+    """Return the names that this process made and that still exist, in the order in which they were made."""
     return sorted(entry for entry in os.listdir(SHM) if entry.startswith(_ours()))
 
 
 def remove(names: list[str]) -> None:
-    """Unlink `names`, those that no consumer has unlinked, and empty the list."""
+    """Unlink those of `names` that still exist, and empty the list."""
     for name in names:
         try:
             os.unlink(f"{SHM}/{name}")
@@ -79,14 +81,15 @@ def remove(names: list[str]) -> None:
 
 
 def sweep_the_dead() -> list[str]:
-    """Remove the names that this design made in processes that are dead now, and return them. A process of another pid
-    namespace cannot be asked for from here: names from there stay. (No two namespaces that exist have one number. So a
-    name with this namespace's number comes from here, or from one that is gone with all its processes.)"""
+    """Remove the names that the kit's designs made in processes that are dead now, and return them. Names of another
+    pid namespace stay, because from here one cannot see whether their process is alive. (No two existing namespaces
+    have the same number. So a name with this namespace's number comes from this namespace, or from one that is gone
+    with all its processes.)"""
     removed = []
     for entry in os.listdir(SHM) if NAMES_ARE_FILES else []:
         name = NAME.fullmatch(entry)
         if name and name["namespace"] == _namespace() and not _is_alive(int(name["pid"])):
-            with contextlib.suppress(OSError):  # another server's sweep was faster, or it is another user's
+            with contextlib.suppress(OSError):  # another sweep was faster, or the name belongs to another user
                 os.unlink(f"{SHM}/{entry}")
                 removed.append(entry)
     return removed
@@ -98,12 +101,12 @@ def _ours() -> str:
 
 @functools.cache
 def _namespace() -> str:
-    """The number of this process's pid namespace, in eight hexadecimal digits: the same number stands for another
-    process in another namespace."""
+    """The number of this process's pid namespace, in eight hexadecimal digits. It belongs into a name, because in
+    another namespace the same pid means another process."""
     try:
         return f"{os.stat('/proc/self/ns/pid').st_ino & 0xFFFFFFFF:08x}"
     except OSError:
-        return secrets.token_hex(4)  # nobody's: then nothing is swept by the next process
+        return secrets.token_hex(4)  # a number that no namespace has: no later process will sweep these names
 
 
 def _is_alive(pid: int) -> bool:
@@ -111,6 +114,6 @@ def _is_alive(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except (PermissionError, OverflowError):  # another user's; or no number of a process
+    except (PermissionError, OverflowError):  # a process of another user; or no pid at all
         pass
     return True

@@ -1,16 +1,16 @@
-"""One segment for all sends of a feature, as in `one_segment_many_names`; and the segment is used again.
+"""One segment for all sends of a feature, as in `one_segment_many_names`; and later requests use the segment again.
 
-What a send then costs is one copy in memory, for n = 1 and for n = 32. The pages are there from an earlier request
-(`segment_pool`), and each send gets a hard link of its own. The scheduler runs as released, and opens and unlinks the
-name that it was sent.
+So all sends of a feature together cost one copy in memory, for n = 1 and for n = 32. The pages exist since an earlier
+request (`segment_pool`), and each send gets a hard link of its own. The scheduler runs as released: it opens and
+unlinks the name that it was sent.
 
-Stands around the same functions as `one_segment_many_names`, with that module's own hooks; only where a segment would
-be made, the pool is asked first. All that module says of names, failures and what it relies on holds here, too. Where
-the pool has nothing to give, a send costs what it costs there.
+The hooks are those of `one_segment_many_names`, around the same functions. The only difference: before a segment is
+made, the pool is asked for one. What `one_segment_many_names` says about names, failures and conditions holds here,
+too. If the pool has no segment to give, a send costs as much as in `one_segment_many_names`.
 
-**What it adds to what it relies on.** Consumers come to a segment by the name that they were sent, and by no other
-way. One who opened a base name, of which there is one a segment in /dev/shm, could see a later request's pixels; it
-would have to be the same user, who can read all of them anyway.
+**What the design relies on in addition.** A consumer opens a segment only by the name that it was sent. Each segment
+also has a base name in /dev/shm. A process that opened the base name could see a later request's pixels. But this
+process would have to belong to the same user, who can read all of these pixels anyway.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ POOL = Pool()
 
 
 class Alarm:
-    """Gives up idle segments while no request comes. One at a time, on the loop that sends."""
+    """A timer that gives up idle segments while no request comes. At most one timer is set, on the loop that sends."""
 
     loop: Any = None
 
     @classmethod
     def set(cls) -> None:
-        """Look again after the pool's `idle` seconds, if this is asyncio's thread and nothing is set there yet."""
+        """Set the timer to the pool's `idle` seconds, if a loop runs in this thread and the timer is not set there."""
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
@@ -47,7 +47,7 @@ class Alarm:
 
     @classmethod
     def ring(cls) -> None:
-        """The time has come."""
+        """Give up the idle segments. If there are other segments, set the timer again."""
         cls.loop = None
         POOL.give_up_idle()
         if POOL.segments:
@@ -55,8 +55,8 @@ class Alarm:
 
 
 def name_instead_of_segment(init: Callable[..., None], self: Any, tensor: Any, *arguments: Any, **named: Any) -> None:
-    """Make `self` a pointer to `tensor` under a name of its own, to a segment of the pool where it has one. Stands
-    around `ShmPointerMMData.__init__` (mm_utils.py). Raises OSError."""
+    """Hook around `ShmPointerMMData.__init__` (mm_utils.py). Makes `self` a pointer to `tensor` under a name of its
+    own. The segment is one of the pool, if the pool has one to give. Raises OSError."""
     before = one.source.set(name_for)
     try:
         one.name_instead_of_segment(init, self, tensor, *arguments, **named)
@@ -65,7 +65,8 @@ def name_instead_of_segment(init: Callable[..., None], self: Any, tensor: Any, *
 
 
 def name_for(tensor: Any) -> str:
-    """The name of a segment that holds the bytes of `tensor`: one of the pool, else one of its own. Raises OSError."""
+    """Return a name of a segment that holds the bytes of `tensor`: a segment of the pool, or else a new one. Raises
+    OSError."""
     name = _in_the_pool(tensor) or one.new_segment(tensor)
     Alarm.set()
     features = POOL.counts.features
@@ -93,7 +94,7 @@ def _in_the_pool(tensor: Any) -> str | None:
 
 
 def report() -> str:
-    """What the pool has done, in one line for the log."""
+    """Return the pool's counts as one line for the log."""
     counts = POOL.counts
     return (
         f"warm_segments: {counts.features} features sent, {counts.warm} in a warm segment, {counts.resized} in one cut"
@@ -103,12 +104,12 @@ def report() -> str:
 
 
 def kept() -> list[str]:
-    """The names that stay in /dev/shm between requests."""
+    """Return the names that stay in /dev/shm between requests."""
     return POOL.base_names
 
 
 def drain() -> None:
-    """Give up all of them."""
+    """Give up all segments of the pool."""
     POOL.drain()
 
 

@@ -18,22 +18,23 @@ from repro.lab.terminal import OneLineParser, command
 
 FOLDER = ROOT / "exercises"  # git ignores it
 PAUSE = 0.2  # seconds between two looks at the file
-Seen = tuple[int, int, int]
+Seen = tuple[int, int, int]  # inode, time of the last change, size
 
 
 @command(name="fixed.exercises")
 def main(words: Sequence[str] | None = None) -> int:
-    """With --once, 0: passed; 1: not yet; 2: a bad file, or bad usage. Without, 0 after Ctrl-C."""
+    """Return the exit status. With --once, 0: passed; 1: not yet; 2: a bad file, or bad usage; 130: interrupted.
+    Without --once, 0 after Ctrl-C."""
+    arguments = parse(words)
+    exercise = EXERCISES[arguments.exercise]
     try:
-        arguments = parse(words)
-        exercise = EXERCISES[arguments.exercise]
         return once(exercise, arguments.once) if arguments.once else watch(exercise)
     except KeyboardInterrupt:
         return 130 if arguments.once else 0
 
 
 def once(exercise: Exercise, path: Path) -> int:
-    """Grade the file, print what it came to, and return the status."""
+    """Grade the file once, print the grade, and return the exit status."""
     judge = Judge(exercise)
     try:
         told = judge.grade(path)
@@ -44,7 +45,7 @@ def once(exercise: Exercise, path: Path) -> int:
 
 
 def watch(exercise: Exercise) -> int:
-    """Grade the reader's file now, and after each save."""
+    """Grade the reader's file now, and after each save. Raises KeyboardInterrupt at Ctrl-C."""
     path = begun(exercise)
     shown = os.path.relpath(path)
     print(f"edit and save {shown} (notebook {exercise.notebook}); Ctrl-C ends", flush=True)
@@ -60,7 +61,8 @@ def watch(exercise: Exercise) -> int:
 
 
 def begun(exercise: Exercise) -> Path:
-    """The reader's file. At the first start it is made from the template; it is never written again."""
+    """Return the path of the reader's file. At the first start, the file is made from the template. It is never written
+    again. Raises Refused if the file cannot be made."""
     path = FOLDER / f"{exercise.name}.py"
     try:
         FOLDER.mkdir(exist_ok=True)
@@ -74,8 +76,8 @@ def begun(exercise: Exercise) -> Path:
 
 
 def saves(path: Path) -> Iterator[Seen]:
-    """What the file is now, and then each time that it has been saved. An editor that renames, or that writes in two
-    pieces, saves once: the file has to be the same at two looks."""
+    """Yield once for the file as it is now, and then once for each save. A file counts as saved when it is the same at
+    two looks. So an editor that renames the file, or writes it in two pieces, saves once."""
     graded = None
     while True:
         now = seen(path)
@@ -86,7 +88,7 @@ def saves(path: Path) -> Iterator[Seen]:
 
 
 def seen(path: Path) -> Seen | None:
-    """What tells one save from the next; None while the file is not there."""
+    """Return the numbers by which one save differs from the next, or None while there is no file."""
     try:
         found = path.stat()
     except OSError:
@@ -95,7 +97,7 @@ def seen(path: Path) -> Seen | None:
 
 
 def parse(words: Sequence[str] | None) -> Namespace:
-    """The command line. Raises Refused, in one line, where argparse would print its usage."""
+    """Return the parsed command line. Raises Refused for bad usage."""
     parser = OneLineParser(prog="python -m fixed.exercises", description=__doc__)
     told = ", ".join(f"{name} (notebook {exercise.notebook})" for name, exercise in EXERCISES.items())
     parser.add_argument("exercise", nargs="?", choices=EXERCISES, default="fix", help=f"{told}; default: fix")

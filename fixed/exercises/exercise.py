@@ -1,4 +1,4 @@
-"""What an exercise is, and what a reader's file came to."""
+"""An exercise, and the grade of a reader's file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LIMIT = 10.0  # seconds for a file to be loaded
 
 @dataclass(frozen=True)
 class Told:
-    """What the reader is told, and the exit status that says the same."""
+    """The grade of a file: the `text` for the reader, and the exit `status` that says the same."""
 
     status: int
     text: str
@@ -26,9 +26,9 @@ class Told:
 
 @dataclass(frozen=True)
 class Exercise:
-    """An exercise of a notebook. `template` is the file that the reader starts with; `function` is what the reader
-    changes in it, and `judge(function)` says whether it is right. What can be done before: the modules that it `needs`
-    are imported, and `warm_up` is called."""
+    """An exercise of a notebook. `template` is the text of the file that the reader starts with. `function` is the name
+    of the function that the reader changes, and `judge(function)` grades it. To save time later, the modules that the
+    judge `needs` are imported, and `warm_up` is called, before there is a file to grade."""
 
     name: str
     notebook: str
@@ -39,14 +39,15 @@ class Exercise:
     warm_up: Callable[[], object] = lambda: None
 
     def of_file(self, path: Path) -> Told:
-        """What the attempt in this file came to. Whatever the file does is told in the result."""
+        """Return the grade of the attempt in this file. Every error of the file is in the grade, and none is raised."""
         try:
             return self.judge(self._function_in(path))
         except Refused as refusal:
             return Told(BAD_FILE, str(refusal))
 
     def _function_in(self, path: Path) -> Callable[..., Any]:
-        """The reader's function. Raises Refused, with the line, for a file that cannot be loaded or has no such one."""
+        """The reader's function. Raises Refused if the file cannot be loaded (the message has the line), or has no such
+        function."""
         try:
             code = compile(path.read_text(encoding="utf-8"), str(path), "exec")
         except OSError as error:
@@ -70,6 +71,6 @@ class Exercise:
 
 
 def _line(error: BaseException, path: Path) -> int:
-    """The innermost line of the file that the error went through."""
+    """The line of the file in which the error happened: the innermost one of the traceback. 0 if there is none."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     return lines[-1] if lines else 0

@@ -24,7 +24,7 @@ def prepare(request):
 
 
 def judge(prepare: Callable[[Any], Any]) -> Told:
-    """The grade, without the faults: they are for those who look at a run."""
+    """Return the grade of `prepare`. The list of faults is left out, because it is only useful beside a run."""
     grades = grade(prepare)
     lines = [f"{'passed' if grades.passed else 'not yet'}: {grades.case}, {grades.verdict}", f"hint: {grades.hint}"]
     if grades.passed:

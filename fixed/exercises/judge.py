@@ -1,5 +1,6 @@
-"""The process in which one attempt is loaded and graded. A reader's code may loop, crash or leave: this process ends of
-it, and the watcher does not. The next process warms up while the reader thinks, so that a grade comes at once."""
+"""The process in which one attempt is loaded and graded. The reader's code may loop, crash or exit. Then this process
+ends, and the watcher lives on. The process for the next attempt warms up while the reader thinks, so that the grade
+comes at once."""
 
 from __future__ import annotations
 
@@ -17,11 +18,11 @@ from fixed.exercises.exercise import BAD_FILE, Exercise, Told
 from repro.lab.places import ROOT
 
 LIMIT = 120  # seconds for the whole of one attempt; the parts of a grade have limits of their own
-ENDS, STOPS = 1.0, 15.0  # seconds for a process to end of itself, and by Ctrl-C: it may be starting a scheduler
+ENDS, STOPS = 1.0, 15.0  # seconds for the process to end by itself, and after SIGINT: it may be starting a scheduler
 
 
 class Judge:
-    """A process that waits for a file. It grades one file and ends. Ctrl-C does not come to this process."""
+    """A process that waits for a file, grades this one file, and ends. Ctrl-C on the terminal does not reach it."""
 
     def __init__(self, exercise: Exercise) -> None:
         self._channel, theirs = Pipe()
@@ -32,7 +33,8 @@ class Judge:
             )
 
     def grade(self, path: Path) -> Told:
-        """What the attempt in this file came to."""
+        """Return the grade of the attempt in this file, and end the process. If the process does not answer within
+        LIMIT, or dies, the grade says so."""
         try:
             self._channel.send_bytes(str(path.absolute()).encode())
             if not self._channel.poll(LIMIT):
@@ -46,7 +48,7 @@ class Judge:
             self.close()
 
     def close(self) -> None:
-        """End the process: of itself if it waits, else by Ctrl-C, else by SIGKILL."""
+        """End the process. A process that waits ends by itself; otherwise it gets SIGINT, and at last SIGKILL."""
         self._channel.close()
         interrupt = partial(self._process.send_signal, signal.SIGINT)
         for end, seconds in ((self._process.poll, ENDS), (interrupt, STOPS), (self._process.kill, STOPS)):
@@ -57,13 +59,13 @@ class Judge:
 
 
 def main(name: str, descriptor: str) -> None:
-    """Warm up, wait for a path, and answer with what the file came to. Nobody who asks: the end."""
+    """Warm up, wait for the path of a file, and answer with its grade. If the watcher is gone, end."""
     from fixed.exercises import EXERCISES
 
     with Connection(int(descriptor)) as channel:
         exercise = EXERCISES[name]
         if not channel.poll():
-            signal.signal(signal.SIGINT, signal.SIG_DFL)  # an import leaves nothing: it may end at once
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # an import has nothing to clean up: SIGINT may end it at once
             for module in exercise.needs:
                 importlib.import_module(module)
             signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -72,7 +74,7 @@ def main(name: str, descriptor: str) -> None:
             path = Path(channel.recv_bytes().decode())
         except EOFError:
             return
-        signal.alarm(LIMIT)  # also if nobody is left who could end this process
+        signal.alarm(LIMIT)  # ends this process even if the watcher is gone
         channel.send_bytes(json.dumps(vars(exercise.of_file(path))).encode())
 
 

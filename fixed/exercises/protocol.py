@@ -1,4 +1,4 @@
-"""The exercise of notebook 08: mend a protocol, so that no order of events leaves a name."""
+"""The exercise of notebook 08: mend a protocol, so that no name is left in any order of events."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from fixed.orders.explorer import CANNOT_OPEN, LEFT, Explored
 from fixed.orders.protocols import Step, sends_of
 from repro.lab.limits import within
 
-LIMIT = 10.0  # seconds
-SAMPLES = (2, 3)
+LIMIT = 10.0  # seconds for each n
+SAMPLES = (2, 3)  # each n with which an attempt is explored
 TEMPLATE = '''"""Exercise of notebook 08: mend the program of `one_segment_many_names`.
 
 `mine(n)` is what the tokenizer does for a request with n samples, step by step. In some order of events a name is left
@@ -37,7 +37,8 @@ HINTS = {
 
 
 def judge(mine: Callable[[int], Any]) -> Told:
-    """The shortest order that is wrong, and a hint; or a pass, with how many segments the program needs."""
+    """Return the grade of `mine`: the shortest wrong order with a hint, or a pass with the number of segments that the
+    program needs."""
     found: list[Explored] = []
     for n in SAMPLES:
         try:
@@ -61,7 +62,7 @@ def judge(mine: Callable[[int], Any]) -> Told:
 
 
 def _explored(mine: Callable[[int], Any], n: int) -> tuple[str, Explored | None]:
-    """What is no program, or what its orders came to."""
+    """Explore `mine(n)`. Return what makes it no program, in words ("" for a program), and the result or None."""
     steps = mine(n)
     if not isinstance(steps, list) or not all(isinstance(step, Step) for step in steps):
         return "It has to return a list of steps, as `in_turn` does.", None

@@ -1,5 +1,5 @@
-"""Mutants of the fix: each looks like it, each is wrong, and each dies in its own way. What they are for: a battery
-that lets one of them through is worth nothing."""
+"""Mutants of the fix: each looks like the fix, each is wrong, and each fails in its own way. They test the battery,
+which has to catch every one of them."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from fixed.designs.detach import detach
 
 
 def only_mm_inputs(request: Any) -> Any:
-    """`mm_inputs` copied, but not the list nor the items."""
+    """`mm_inputs` is copied, but neither the list nor the items."""
     if request.mm_inputs:
         request.mm_inputs = copy.copy(request.mm_inputs)
     return request
 
 
 def new_list_of_the_same_items(request: Any) -> Any:
-    """A list of its own, with the same items in it."""
+    """The request gets a list of its own, with the same items in it."""
     if request.mm_inputs:
         request.mm_inputs = copy.copy(request.mm_inputs)
         request.mm_inputs.mm_items = list(request.mm_inputs.mm_items)
@@ -26,7 +26,7 @@ def new_list_of_the_same_items(request: Any) -> Any:
 
 
 def new_items_in_the_shared_list(request: Any) -> Any:
-    """New items, put into the list that all copies share."""
+    """New items are put into the list that all copies share."""
     if request.mm_inputs:
         items = request.mm_inputs.mm_items
         items[:] = [copy.copy(item) for item in items]
@@ -34,14 +34,14 @@ def new_items_in_the_shared_list(request: Any) -> Any:
 
 
 def new_items_in_the_shared_mm_inputs(request: Any) -> Any:
-    """New items in a new list, which is put into the `mm_inputs` that all copies share."""
+    """New items are put into a new list, and this list into the `mm_inputs` that all copies share."""
     if request.mm_inputs:
         request.mm_inputs.mm_items = [copy.copy(item) for item in request.mm_inputs.mm_items]
     return request
 
 
 def the_holder_only(request: Any) -> Any:
-    """The request copied once more, and nothing below it."""
+    """The request is copied once more, but nothing below it."""
     return copy.copy(request)
 
 

@@ -1,17 +1,17 @@
-"""Every order of events. A run shows one order in which the processes' system calls came; here a model of the protocol
-tries all of them, with at most one fault at any moment.
+"""Every order of events. A run shows only one order of the processes' system calls. Here, a model of the protocol goes
+through all possible orders, with at most one fault, at any moment.
 
 protocols    the designs, as programs of system calls
-machine      tokenizer, ranks, tracker and sglang's tree kill: which call may come next
-pool_machine the same for a design that uses its segments again: several requests, and a pool
-explorer     every order of them, what is wrong in some, and the shortest such order
-recorded     a run's own protocol, read from its record
-judged       every order of that, as the third judge of an attempt
+machine      the processes of one server, as a model: which call may come next
+pool_machine the same model for a design that uses its segments again: several requests, and a pool
+explorer     goes through every order, and finds the shortest one in which something is wrong
+recorded     the protocol of one run, read from its record
+judged       every order of a run's protocol: the third judge of an attempt
 lanes        an order as lanes, as text and as SVG
-covering     orders that together take every step of a machine
-holder       one order, forced on sglang's own functions between real processes
+covering     a set of orders that together take every step of a machine
+holder       forces one order on sglang's own functions, between real processes
 pool_holder  the same for a pool
-forced       many of them
+forced       forces many orders
 """
 
 from fixed.orders.explorer import Explored, explore

@@ -1,4 +1,5 @@
-"""A set of orders that together take every step from state to state of a machine: few enough to be run for real."""
+"""A set of orders that together take every step of a machine, from state to state. The set is small, so that all of its
+orders can be run for real."""
 
 from __future__ import annotations
 
@@ -10,8 +11,9 @@ Arrow = tuple[State, Act]
 
 
 def covering(machine: Machine) -> list[list[Act]]:
-    """Orders from the first state to a last one. Each takes as many steps that no order before it took as it can; steps
-    that nothing goes wrong in come first, for a fault soon ends an order."""
+    """Return orders that together take every step of the machine. Each order leads from the first state to a last one,
+    and prefers steps that no earlier order took. Among these, steps without a fault come first, because a fault soon
+    ends an order."""
     following = _following(machine)
     missing = {(state, act) for state, after in following.items() for act, _ in after}
     before: dict[State, list[State]] = {state: [] for state in following}
@@ -28,7 +30,7 @@ def covering(machine: Machine) -> list[list[Act]]:
 def _following(machine: Machine) -> dict[State, list[tuple[Act, State]]]:
     found = {machine.initial: machine.successors(machine.initial)}
     waiting = [machine.initial]
-    for state in waiting:  # it grows
+    for state in waiting:  # the list grows in the loop
         for _, successor in found[state]:
             if successor not in found:
                 found[successor] = machine.successors(successor)
@@ -37,7 +39,7 @@ def _following(machine: Machine) -> dict[State, list[tuple[Act, State]]]:
 
 
 def _distances(goals: set[State], before: dict[State, list[State]]) -> dict[State, int]:
-    """How many steps it takes, at least, from a state to one of the goals."""
+    """Return, for each state that can reach a goal, the least number of steps to one."""
     far, waiting = dict.fromkeys(goals, 0), deque(goals)
     while waiting:
         state = waiting.popleft()
@@ -54,7 +56,7 @@ def _walk(state: State, following: dict, missing: set[Arrow], far: dict[State, i
         fresh = [each for each in following[state] if (state, each[0]) in missing]
         towards = [each for each in following[state] if each[1] in far]
         if fresh:
-            act, successor = min(fresh, key=lambda each: (each[1][3], each[1]))  # by the fault, then any
+            act, successor = min(fresh, key=lambda each: (each[1][3], each[1]))  # no fault first
         else:
             act, successor = min(towards or following[state], key=lambda each: (far.get(each[1], 0), each[1]))
         missing.discard((state, act))

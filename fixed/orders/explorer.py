@@ -1,7 +1,8 @@
-"""Every order that a machine allows: how many there are, what is wrong in some, and the shortest that is wrong.
+"""Goes through every order that a machine allows: how many orders there are, what is wrong in some of them, and the
+shortest wrong one of each kind.
 
-It goes through the states breadth first, each once; so the first wrong state that it meets is reached by a shortest
-order. The orders are counted afterwards, from the last states back, without walking through them.
+The explorer visits each state once, breadth first. So the first wrong state of a kind is reached by a shortest order.
+The orders are counted afterwards, from the last states backwards, without walking through each order.
 """
 
 from __future__ import annotations
@@ -24,15 +25,15 @@ CANNOT_OPEN, OTHER_PIXELS, STUCK, LEFT = (
     "names are left",
 )
 KINDS = [kind + after for kind in (CANNOT_OPEN, OTHER_PIXELS, STUCK, LEFT) for after in AFTER.values()]  # worst first
-MOST = 1_000_000  # states: half a minute, and a gigabyte
+MOST = 1_000_000  # states: they take half a minute and a gigabyte
 
 
 @dataclass
 class Explored:
-    """What came of it. `orders` is how many orders the model has from the first call to the last; `wrong` says, for
-    each kind of wrong, the shortest order that leads there; `left` after which faults names stay, as the design's
-    document says; `peak` how many segments had a name at a time; `labels` what the sends are called, if it is not as
-    usual."""
+    """The result of an exploration. `orders` is the number of orders from the first call to the last. `wrong` maps each
+    kind of error to the shortest order that leads to it. `left` lists the faults after which names stay, as the design
+    documents it; this is not an error. `peak` is the largest number of segments that had a name at the same time.
+    `seconds` is the time that the exploration took. `labels` are the names of the sends, if not the usual ones."""
 
     protocol: Protocol
     n: int
@@ -54,29 +55,30 @@ class Explored:
 
     @property
     def serves(self) -> bool:
-        """Whether everybody is served in every order: each consumer opens its name and reads its own pixels, and
-        nobody waits for ever. Names may be left."""
+        """Whether every consumer is served in every order: each opens its name and reads its own pixels, and no process
+        waits for ever. Names may be left."""
         return self.verdict == "right" or self.verdict.startswith(LEFT)
 
     @property
     def verdict(self) -> str:
-        """`right`, or the worst that is wrong."""
+        """`right`, or the worst kind of error (the first one in KINDS)."""
         return min(self.wrong, key=KINDS.index, default="right")
 
     @property
     def shortest(self) -> list[Act]:
-        """The shortest order that leads to the worst that is wrong; empty if nothing is."""
+        """The shortest order that leads to the worst error; empty if nothing is wrong."""
         return self.wrong.get(self.verdict, [])
 
 
 def machine_of(protocol: Protocol) -> type[Machine] | type[PoolMachine]:
-    """The machine that runs such a protocol."""
+    """Return the class of machine that runs this protocol."""
     return PoolMachine if protocol.pool else Machine
 
 
 def explore(protocol: Protocol, n: int = 2, ranks: int = 2, faults: Iterable[str] | None = None) -> Explored:
-    """Go through every order, with the faults of these names, or with all that the machine knows. Raises Refused for a
-    fault that is none, and where there are too many states."""
+    """Go through every order of the protocol, with n samples and so many `ranks`, and return the result. `faults` are
+    the names of the faults that may happen; None means all faults that the machine knows. Raises Refused for an unknown
+    fault, and if there are more than MOST states."""
     kind = machine_of(protocol)
     faults = tuple(kind.knows if faults is None else faults)
     began = time.perf_counter()
@@ -85,7 +87,7 @@ def explore(protocol: Protocol, n: int = 2, ranks: int = 2, faults: Iterable[str
     came_from: dict[State, tuple[State, Act] | None] = {machine.initial: None}
     following: dict[State, list[State]] = {}
     order = [machine.initial]
-    for state in order:  # it grows
+    for state in order:  # the list grows in the loop
         after = machine.successors(state)
         following[state] = [successor for _, successor in after]
         explored.transitions += len(after)
@@ -97,7 +99,8 @@ def explore(protocol: Protocol, n: int = 2, ranks: int = 2, faults: Iterable[str
         if not after or _is_stuck(machine, state, following[state]):
             _judge(explored, machine, state, came_from)
         if len(order) > MOST:
-            raise Refused(f"{protocol.name}, n = {n}, {ranks} ranks has more than {MOST:,} states", "give fewer")
+            few = "give a smaller n, or fewer ranks"
+            raise Refused(f"{protocol.name}, n = {n}, {ranks} ranks has more than {MOST:,} states", few)
     explored.states = len(order)
     explored.orders = _orders(machine.initial, following)
     explored.seconds = time.perf_counter() - began
@@ -105,7 +108,7 @@ def explore(protocol: Protocol, n: int = 2, ranks: int = 2, faults: Iterable[str
 
 
 def _is_stuck(machine: Machine | PoolMachine, state: State, following: Sequence[State]) -> bool:
-    """Whether the run is not over, and only a fault could move it on."""
+    """Whether nothing but a fault can happen next, although the run is not over."""
     goes_on = any(_is_well(after) or after[3] >= NO_NAME for after in following)
     return _is_well(state) and not goes_on and not machine.is_over(state)
 
@@ -115,7 +118,7 @@ def _is_well(state: State) -> bool:
 
 
 def _judge(explored: Explored, machine: Machine | PoolMachine, state: State, came_from: dict) -> None:
-    """Enter what is wrong with a state from which nothing goes on, if it is the first of its kind."""
+    """Record what is wrong with a state that no step leaves, unless an error of this kind is recorded already."""
     _, names, _, fault, *_ = state
     kind = ""
     if fault >= NO_NAME:
@@ -132,7 +135,7 @@ def _judge(explored: Explored, machine: Machine | PoolMachine, state: State, cam
 
 
 def _path(state: State, came_from: dict) -> list[Act]:
-    """A shortest order to a state."""
+    """A shortest order that leads to a state."""
     acts = []
     while came_from[state]:
         state, act = came_from[state]
@@ -141,7 +144,8 @@ def _path(state: State, came_from: dict) -> list[Act]:
 
 
 def _orders(initial: State, following: dict[State, list[State]]) -> int:
-    """How many paths lead from the first state to a last one. No state comes back: each act is done once."""
+    """How many paths lead from the first state to a last one. No path meets a state twice, because each act happens
+    once."""
     count: dict[State, int] = {}
     waiting = [initial]
     while waiting:

@@ -1,4 +1,4 @@
-"""Many orders of the model, forced on sglang's functions, two at a time."""
+"""Forces many orders of the model on sglang's functions, two at a time."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ PR_SET_CHILD_SUBREAPER = 36
 
 @dataclass
 class Forced:
-    """What came of many orders: how many were run, how many steps of the model they took together, of how many; what
-    was not as in the model, a line each; and the time in seconds."""
+    """The result of many forced orders. `orders` were run; together they took `transitions` of the `of` steps that the
+    model has. `differs` lists the differences from the model, a line each. `seconds` is the time."""
 
     orders: int
     transitions: int
@@ -41,15 +41,16 @@ def force(
     seed: int = 0,
     kind: type[Holder] = Holder,
 ) -> Forced:
-    """Run a covering set of orders for real, two at a time; or, by lot, at most so many of them. `kind` is what holds
-    the turnstile of a run."""
+    """Run a covering set of orders for real, two at a time, and return the result. With `most`, run at most so many
+    orders of the set, drawn at random from `seed`. `kind` is the class that holds the turnstile of a run. Raises
+    Refused if the release is not available."""
     orders = covering(machine)
     every = {arrow for order in orders for arrow in _arrows(machine, order)}
     if most and most < len(orders):
         orders = random.Random(seed).sample(orders, most)
     began = time.monotonic()
     warm(release)
-    begin = dict(initializer=_begin, initargs=(machine, design, release, kind))  # forked, so nothing of it is pickled
+    begin = dict(initializer=_begin, initargs=(machine, design, release, kind))  # workers are forked: no pickling
     with ProcessPoolExecutor(2, get_context("fork"), **begin) as workers:
         differs = [told for told in workers.map(_difference, orders, chunksize=4) if told]
     taken = {arrow for order in orders for arrow in _arrows(machine, order)}
@@ -63,7 +64,7 @@ def _begin(*held: object) -> None:
 
 
 def _difference(order: Sequence[Act]) -> str:
-    """In a worker: what was not as in the model; "" if nothing."""
+    """In a worker: force one order. Return how the run differed from the model, or ""."""
     machine, design, release, kind = _held
     try:
         forced(machine, order, design, release, kind=kind)
@@ -80,12 +81,12 @@ def _arrows(machine: Machine, order: Sequence[Act]) -> Iterator[tuple[State, Act
 
 
 def adopt() -> None:
-    """Let orphans below this process come to it, so that it can wait for them."""
+    """Make this process the parent of orphaned processes below it (a subreaper), so that it can wait for them."""
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def warm(release: str) -> None:
-    """Import and lift once, before anything is forked. Raises Refused if there is no such release."""
+    """Import and lift once, before the workers are forked. Raises Refused if there is no such release."""
     made = Release.of(release)
     for part in (made.mm_utils, made.tokenizer_manager, made.process_tree):
         assert part

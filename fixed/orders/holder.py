@@ -1,12 +1,12 @@
-"""The model held to the real code: an order of the model, forced on sglang's functions between real processes.
+"""Compares the model with the real code: forces an order of the model on sglang's functions, between real processes.
 
-Every process of the run waits at a turnstile before each act, and this process holds the turnstile: it lets one process
-do one act at a time, as the order says. It also kills, by SIGKILL, what the order says is killed. What the process asks
-to do has to be the act of the model; how it ends has to be as in the model; and at the end the names in /dev/shm have
-to be those of the model.
+Every process of the run waits at a turnstile before each act, and this process, the holder, holds the turnstile. The
+holder lets one process do one act at a time, in the model's order. It also kills, by SIGKILL, each process that is
+killed in the order. Three things have to be as in the model: the act that a process asks to do, how the act ends, and
+at the end the names in /dev/shm.
 
-This process must be started for that alone, because it forks: the tokenizer is a fork of it, and the ranks are forks of
-the tokenizer. So torch is imported once.
+The holder forks: the tokenizer is a fork of the holder, and the ranks are forks of the tokenizer. So torch is imported
+only once. Because of the forks, a process that holds the turnstile should do nothing else.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import select
 import selectors
 import signal
 import socket
@@ -32,19 +33,21 @@ from repro.lab.lifted import pool as pools
 from repro.lab.places import SHM
 from repro.lab.upstream.standin_data import TokenizedGenerateReqInput
 
-LIMIT = 20.0  # seconds for a process to come to its next act
-ARRIVES = 0.003  # seconds in which a message arrives for sure, before somebody is killed
+LIMIT = 20.0  # seconds that a process has to reach its next act
+ARRIVES = 0.003  # seconds to wait for a message to arrive, before a process is killed
+# act of the model -> what the process asks to do, where the two differ
 ASKS = {"gets the answer": "await", "open fails": "open", "send fails": "send", "reads other pixels": "read"}
-ORDERS = {"client goes away": "gone", "learns of the death": "learn"}  # what the holder says instead of GO
+ORDERS = {"client goes away": "gone", "learns of the death": "learn"}  # act -> the word that is sent instead of GO
 
 
 class Differs(Exception):
-    """The real run did something else than the model."""
+    """The real run differs from the model. The message says in what."""
 
 
 @dataclass
 class Place:
-    """One process at the turnstile: what it asks to do, and how its last act ended."""
+    """One process at the turnstile. `line` is the connection to it, and `tracker` the pid of its resource tracker.
+    `asks` is the act that the process asks to do, and `done` are its acts that have ended."""
 
     line: socket.socket
     pid: int = 0
@@ -58,7 +61,8 @@ class Place:
 def forced(
     machine: Machine, order: Sequence[Act], design: Design, release: str, *, kind: type[Holder] | None = None
 ) -> None:
-    """Run the order for real. Raises Differs if the run is not the model's. Leaves nothing."""
+    """Run the order for real. `kind` is the class of the holder (default: Holder). Raises Differs if the run differs
+    from the model. In any case, no process and no name is left."""
     with tempfile.TemporaryDirectory(prefix="shm-kit-", ignore_cleanup_errors=True) as folder:
         holder = (kind or Holder)(machine, order, folder)
         try:
@@ -69,13 +73,14 @@ def forced(
 
 
 class Holder:
-    """Holds the turnstile of one run."""
+    """Holds the turnstile of one run. `folder` is for the sockets of the run."""
 
     def __init__(self, machine: Machine, order: Sequence[Act], folder: str) -> None:
         self.machine, self.order, self.folder = machine, list(order), folder
         self.places: dict[str, Place] = {}
         self.numbers: dict[str, int] = {}  # real name -> the model's
         self.child = 0
+        self.last_words: list[str] = []  # the last line that the run's processes have printed, if there is one
         self.kills = any("killed" in act.what for act in self.order)
         self.server = socket.socket(socket.AF_UNIX)
         self.server.bind(f"{folder}/turnstile")
@@ -84,10 +89,11 @@ class Holder:
         self.selector.register(self.server, selectors.EVENT_READ)
 
     def start(self, design: Design, release: str) -> None:
-        """Fork the tokenizer, and wait until it and its ranks are at the turnstile."""
+        """Fork the tokenizer, and wait until it and its ranks are at the turnstile. Raises Differs if they do not
+        come."""
         fails = next((act.send for act in self.order if act.what == "send fails"), None)
         fault = None if fails is None else Fault("fail", send=fails)
-        self.pipe, theirs = os.pipe()  # its other end is closed when everybody is gone, the tracker included
+        self.pipe, theirs = os.pipe()  # `theirs` is closed when all processes of the run, and the tracker, are gone
         self.child = os.fork()
         if not self.child:
             os.dup2(theirs, 2)
@@ -95,39 +101,37 @@ class Holder:
                 os.close(descriptor)
             self.be_the_tokenizer(design, release, fault)
         os.close(theirs)
-        while len(self.places) < 1 + self.machine.ranks:
-            self._hear()
+        self._until(lambda: len(self.places) == 1 + self.machine.ranks, "the processes to come")
         self._asking(TOKENIZER)  # so the ranks are ready
 
     def be_the_tokenizer(self, design: Design, release: str, fault: Fault | None) -> None:
-        """In the forked process: make the experiment, and end."""
+        """In the forked process: run the experiment, and exit."""
         tempfile.tempdir = self.folder
         pools.pool.start_method = "fork"
-        experiment = Experiment(
-            self.requests(),
-            n=self.machine.n,
-            release=release,
-            fix=design,
-            ranks=self.machine.ranks,
-            barrier=self.machine.protocol.barrier,
-            fault=fault,
-            sweep=False,
-            turnstile=f"{self.folder}/turnstile",
-            timeout=10 * LIMIT,
-        )
         try:
-            experiment.run()
+            Experiment(
+                self.requests(),
+                n=self.machine.n,
+                release=release,
+                fix=design,
+                ranks=self.machine.ranks,
+                barrier=self.machine.protocol.barrier,
+                fault=fault,
+                sweep=False,
+                turnstile=f"{self.folder}/turnstile",
+                timeout=10 * LIMIT,
+            ).run()
         except BaseException as error:
             os.write(2, f"{type(error).__name__}: {error}\n".encode())
         finally:
             os._exit(0)
 
     def requests(self) -> list[TokenizedGenerateReqInput]:
-        """What is sent."""
+        """The requests that the run sends."""
         return [make_request(shape=(2, 4))]
 
     def walk(self) -> None:
-        """Let the acts come in the order. Raises Differs."""
+        """Let the acts happen in the model's order. Raises Differs if an act, or a name at the end, differs."""
         state = self.machine.initial
         for act in self.order:
             try:
@@ -142,21 +146,23 @@ class Holder:
             raise Differs(f"at the end there are the names {sorted(there)}, in the model {sorted(names)}")
 
     def close(self) -> None:
-        """Kill what is left, and remove the names."""
+        """Kill the processes that are left, and remove the names."""
         for place in self.places.values():
             _kill(place.pid, place.tracker)
         _kill(self.child)
-        self._until_all_are_gone()
-        os.close(self.pipe)
-        self.selector.close()
-        self.server.close()
-        for place in self.places.values():
-            place.line.close()
-        for name in self.numbers:
-            Path(f"{SHM}{name}").unlink(missing_ok=True)
+        try:
+            self._until_all_are_gone()
+        finally:
+            os.close(self.pipe)
+            self.selector.close()
+            self.server.close()
+            for place in self.places.values():
+                place.line.close()
+            for name in self.numbers:
+                Path(f"{SHM}{name}").unlink(missing_ok=True)
 
     def _let(self, act: Act, state: State) -> None:
-        """Let one act happen: by saying so, or by killing."""
+        """Make one act happen: let the process go on, or kill a process. The tracker acts by itself."""
         alive = [place for place in self.places.values() if not place.gone]
         if act.what == "all are killed at once":
             for sign in (signal.SIGSTOP, signal.SIGKILL):
@@ -165,7 +171,7 @@ class Holder:
             self._until_all_are_gone()
         elif act.what == "are killed, too":
             self._kill([place for role, place in self.places.items() if role != TOKENIZER and not place.gone])
-            self._until_all_are_gone()  # the tracker, too: it has nobody left
+            self._until_all_are_gone()  # the tracker, too: it ends when all of its processes have ended
         elif act.what == "is killed":
             self._kill([self.places[act.who]])
         elif act.who != TRACKER:
@@ -195,8 +201,8 @@ class Holder:
         self._let_arrive(act, state)
 
     def _let_it_find_nothing(self, place: Place, names: int) -> None:
-        """Before the tree is killed, the tokenizer lists its names. It may ask to unlink one that a rank has unlinked
-        meanwhile; it then finds nothing."""
+        """Before sglang kills its process tree, the tokenizer lists its names and unlinks them. Meanwhile, a rank may
+        have unlinked one of them. Then the tokenizer's unlink has to fail, and the model has no act for it."""
         while place.asks["what"] == "unlink" and not names >> self.numbers[place.asks["name"]] & 1:
             place.asks = None
             place.line.sendall(f"{GO}\n".encode())
@@ -206,14 +212,14 @@ class Holder:
             self._asking(TOKENIZER)
 
     def _asked_for(self, act: Act) -> str:
-        """What the process asks to do when it is to do this."""
+        """The act that the process has to ask for, so that this act of the model happens."""
         return ASKS.get(act.what, act.what)
 
     def _tidies(self, state: State) -> bool:
         return DEAD < state[0] <= TIDYING
 
     def _goes_on(self, state: State) -> bool:
-        """Whether the tokenizer is alive, and so is the server."""
+        """Whether both the tokenizer and the server are alive."""
         return state[0] >= 0 and state[3] < NO_NAME
 
     def _waits(self, state: State, rank: int) -> bool:
@@ -221,7 +227,7 @@ class Holder:
         return state[5 + rank] != OVER and state[5 + rank] % PHASES == IDLE
 
     def _let_arrive(self, act: Act, state: State) -> None:
-        """A message that was sent in the model is there in the model."""
+        """Wait until the act's message has arrived. In the model, a message arrives at once."""
         if act.what in ("send", "forward"):
             for rank in [0] if act.what == "send" else range(1, self.machine.ranks):
                 if self._waits(state, rank):
@@ -231,7 +237,7 @@ class Holder:
             time.sleep(ARRIVES)
 
     def _end(self, state: State) -> None:
-        """After the last act, nobody may ask for another one."""
+        """Check that after the last act no process asks for another act."""
         tokenizer = self.places[TOKENIZER]
         if self._goes_on(state):
             asked = self._asking(TOKENIZER).asks
@@ -247,7 +253,8 @@ class Holder:
         place = self.places[who]
         self._until(lambda: place.asks or place.gone, f"{who} to ask")
         if not place.asks:
-            raise Differs("the process is gone")
+            self._read_last_words(0)
+            raise Differs(": ".join(["the process is gone", *self.last_words]))
         return place
 
     def _kill(self, places: Sequence[Place]) -> None:
@@ -256,9 +263,9 @@ class Holder:
         self._until(lambda: all(place.gone for place in places), "a killed process to go")
 
     def _until_all_are_gone(self) -> None:
-        """Until the pipe that all of them hold is closed."""
+        """Wait until the pipe that all processes of the run hold is closed."""
         until = time.monotonic() + LIMIT
-        while os.read(self.pipe, 65536):  # what the tracker says
+        while self._read_last_words(until - time.monotonic()):
             if time.monotonic() > until:
                 raise Differs("the processes do not end")
         for place in self.places.values():
@@ -269,16 +276,26 @@ class Holder:
             except ChildProcessError:
                 return
 
+    def _read_last_words(self, seconds: float) -> bool:
+        """Read what the processes print to stderr, and wait so long for it. Returns False if all of them are gone."""
+        if not select.select([self.pipe], [], [], max(0.0, seconds))[0]:
+            return True
+        text = os.read(self.pipe, 65536)
+        self.last_words = text.decode(errors="replace").splitlines()[-1:] or self.last_words
+        return bool(text)
+
     def _until(self, condition: Any, what: str) -> None:
         until = time.monotonic() + LIMIT
         while not condition():
             if time.monotonic() > until:
-                raise Differs(f"waited {LIMIT:g} s for {what}")
+                self._read_last_words(0)
+                raise Differs(": ".join([f"waited {LIMIT:g} s for {what}", *self.last_words]))
             self._hear()
 
     def _hear(self) -> None:
-        """What comes next, from any of the processes."""
-        for key, _ in self.selector.select(LIMIT):
+        """Take the next messages of the processes: a new connection, a process's role, the act that it asks to do, or
+        the end of an act."""
+        for key, _ in self.selector.select(LIMIT / 10):
             if key.fileobj is self.server:
                 line, _ = self.server.accept()
                 self.selector.register(line, selectors.EVENT_READ, Place(line))

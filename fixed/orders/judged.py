@@ -1,5 +1,6 @@
-"""The third judge. A run shows one order of its events; this judge derives the run's protocol from its record, and
-looks at every order of it, with two ranks. No fault is added: a calm run's record does not show what follows one."""
+"""The third judge. A run shows only one order of its events. This judge reads the run's protocol from the run's record,
+and looks at every order of the protocol, with two ranks. It adds no fault, because the record of a run without a fault
+does not show what the design does after a fault."""
 
 from __future__ import annotations
 
@@ -12,18 +13,18 @@ from fixed.orders.recorded import parts
 from repro.lab.lifted import Run
 
 RANKS = 2  # enough to go wrong
-MOST_SENDS = 33  # of one item: with n = 32 there are some 30,000 states, more would take seconds
+MOST_SENDS = 33  # of one item: with n = 32 there are about 30,000 states; a larger n would take seconds
 
 
 @dataclass(frozen=True)
 class Judged:
-    """What every order of a run's events comes to: an exploration for each part of the run."""
+    """The third judge's result: an exploration for each part of the run (`recorded.Part`)."""
 
     explored: Sequence[Explored]
 
     @property
     def worst(self) -> Explored:
-        """The part with the worst verdict; the first of several."""
+        """The exploration with the worst verdict. If several are equally bad, the first of them."""
         return min(self.explored, key=lambda each: KINDS.index(each.verdict) if each.wrong else len(KINDS))
 
     @property
@@ -33,21 +34,22 @@ class Judged:
 
     @property
     def protocol(self) -> str:
-        """The name of the worst part's protocol: a known one, such as `as released`, or what the part is."""
+        """The name of the worst part's protocol. If the protocol is a known one, this is its name, such as
+        `as released`; otherwise it is the name of the part, such as `item 1`."""
         return self.worst.protocol.name
 
     @property
     def verdict(self) -> str:
-        """`right`, or the worst that is wrong."""
+        """`right`, or the worst kind of error."""
         return self.worst.verdict
 
     @property
     def lanes(self) -> str:
-        """The shortest order that is wrong, as text; "" if none is."""
+        """The shortest wrong order as text; "" if no order is wrong."""
         return "\n".join(lanes.as_text(self.worst))
 
     def as_svg(self) -> str:
-        """The same as an SVG document."""
+        """Return the shortest wrong order as an SVG document."""
         return lanes.as_svg(self.worst)
 
     def __str__(self) -> str:
@@ -56,8 +58,8 @@ class Judged:
 
 
 def judge(run: Run) -> Judged | None:
-    """What every order of the run's events comes to; None where there is nothing to explore: no name was made, or the
-    run did not end, or it has more sends than MOST_SENDS."""
+    """Return the result of every order of the run's events. Return None if there is nothing to explore: no name was
+    made, or the run neither survived nor crashed, or one item has more sends than MOST_SENDS."""
     found = {}
     for part in parts(run):
         if len(part.labels) > MOST_SENDS:

@@ -1,4 +1,5 @@
-"""An order as lanes: a lane a process, a line an act, downwards in time. Beside the tokenizer, the names that exist."""
+"""An order as lanes: a column for each process, and a line for each act, downwards in time. Beside the tokenizer's
+lane, a table shows the names that exist."""
 
 from __future__ import annotations
 
@@ -11,8 +12,8 @@ from repro.lab.pictures.lane_rows import GLYPHS
 from repro.lab.pictures.svg import BAD, CHAR, EDGE, INK, NAMED, PALE, SOFT, document, stroke, text
 from repro.lab.terminal import aligned
 
-ROW, PITCH, BAR = 26, 34, 12  # pixels: a line, a name's column, a name's bar
-BAD_ACTS = ("fails", "killed", "kills", "goes away", "other pixels", "are left")
+ROW, PITCH, BAR = 26, 34, 12  # pixels: the height of a line, the width of a name's column and of a name's bar
+BAD_ACTS = ("fails", "killed", "kills", "goes away", "other pixels")
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,12 @@ class Line:
 
     @property
     def bad(self) -> bool:
-        """Whether it is what goes wrong, or what was made to."""
+        """Whether the act is an error or a fault."""
         return any(words in self.words for words in BAD_ACTS)
 
 
 def lines(order: Sequence[Act], n: int = 2, labels: Sequence[str] = ()) -> list[Line]:
-    """A line for each act; at last, a line that names what is left. `labels` are what the sends are called."""
+    """Return a line for each act of the order. `labels` are the names of the sends, if not the usual ones."""
     names: set[int] = set()
     found = []
     for act in order:
@@ -46,7 +47,7 @@ def lines(order: Sequence[Act], n: int = 2, labels: Sequence[str] = ()) -> list[
 
 
 def told(explored: Explored) -> Iterator[str]:
-    """The shortest order that is wrong, as text, with a heading."""
+    """Yield the shortest wrong order as lines of text, with a heading."""
     ranks = "1 rank" if explored.ranks == 1 else f"{explored.ranks} ranks"
     where = f"{explored.protocol.name}, n = {explored.n}, {ranks}"
     yield f"{where}: {explored.verdict}. The shortest order that leads there:"
@@ -54,7 +55,8 @@ def told(explored: Explored) -> Iterator[str]:
 
 
 def as_text(explored: Explored) -> Iterator[str]:
-    """The shortest order that is wrong, as lines of text; nothing if none is."""
+    """Yield the shortest wrong order as lines of text, and at last the names that are left. Yield nothing if no order
+    is wrong."""
     found = lines(explored.shortest, explored.n, explored.labels)
     lanes, count = _lanes(found), _count(found)
     if not found:
@@ -70,7 +72,7 @@ def as_text(explored: Explored) -> Iterator[str]:
 
 
 def as_svg(explored: Explored) -> str:
-    """The same as an SVG document."""
+    """Return the shortest wrong order as an SVG document."""
     found = lines(explored.shortest, explored.n, explored.labels)
     title = f"{explored.protocol.name}: {explored.verdict}"
     if not found:
@@ -99,7 +101,7 @@ def _act(line: Line, number: int, xs: dict[str, float], table: float) -> Iterato
     yield text(EDGE, y, str(number + 1), color=SOFT, size=12)
     yield text(xs[line.lane], y, line.words, anchor=_anchor(line.lane), color=color, weight=weight)
     removed = line.words.startswith("unlink") or line.bad
-    if removed and line.name >= 0 and line.name not in line.names:  # now, or before
+    if removed and line.name >= 0 and line.name not in line.names:  # it was removed by this act, or before
         x = _column(table, line.name)
         yield stroke(f"M{x - BAR:.0f} {_y(number)}h{2 * BAR}", color=color, width=3)
 
@@ -122,7 +124,7 @@ def _anchor(lane: str) -> str:
 
 
 def _lanes(found: Sequence[Line]) -> list[str]:
-    """The tokenizer's lane, those of the ranks that did something, and that of all others."""
+    """The lanes that are drawn: the tokenizer, the ranks that acted, and `others`, if any other process acted."""
     others = sorted({line.lane for line in found} - {TOKENIZER, "others"})
     return [TOKENIZER, *others, *["others"] * any(line.lane == "others" for line in found)]
 

@@ -1,8 +1,14 @@
-"""The processes of one server as a machine: in each state, which system call of which process may come next.
+"""The processes of one server as a machine: tokenizer, ranks, resource tracker, and sglang's kill of its process tree.
+In each state, the machine tells which system call of which process may come next.
 
-A state is a tuple of numbers. `place` is the tokenizer's place in its program; `names` are the names that exist, a bit
-each; `known` those that the resource tracker knows; `fault` what has gone wrong; `version` whose pixels the segment of
-name 0 holds; and then, for each rank, how far it is: so many sends done, and the phase of the next one.
+A state is a tuple of numbers: `(place, names, known, fault, version, *ranks)`.
+
+place    the tokenizer's place in its program; negative when the server dies (TIDYING, DEAD)
+names    the names that exist, a bit for each
+known    the names that the resource tracker knows, a bit for each
+fault    what has gone wrong
+version  the send whose pixels the segment of name 0 holds
+ranks    for each rank, how far it is: PHASES times the sends that it has done, plus the phase of the next one
 """
 
 from __future__ import annotations
@@ -13,8 +19,8 @@ from typing import NamedTuple
 from fixed.orders.protocols import Protocol, Step
 from repro.lab.refused import Refused
 
-NONE, FAILED, GONE, RANK_KILLED, KILLED, GROUP_KILLED = range(6)  # what was made to go wrong
-NO_NAME, NO_PIXELS = 10, 20  # added to it: what went wrong with a consumer, while the server had no reason to die
+NONE, FAILED, GONE, RANK_KILLED, KILLED, GROUP_KILLED = range(6)  # the faults
+NO_NAME, NO_PIXELS = 10, 20  # added to the fault: a consumer could not open its name, or read other pixels
 FAULTS = {
     "failed send": FAILED,
     "client gone": GONE,
@@ -26,15 +32,15 @@ TOKENIZER, TRACKER = "tokenizer", "tracker"
 TIDYING, DEAD = (
     -1,
     -1000,
-)  # the tokenizer's place before sglang kills the tree, and after SIGKILL; less the sends so far
+)  # the tokenizer's place before sglang kills the tree, and after SIGKILL, each minus the number of sends so far
 IDLE, OPENED, FORWARDED, READ, UNLINKED = range(5)  # the phases of a rank
 PHASES = 5
-OVER = -1  # how far a dead rank is
+OVER = -1  # in the place of how far a rank is: the rank is dead
 State = tuple[int, ...]
 
 
 class Act(NamedTuple):
-    """`who` did `what` to the name of that number (-1: to none), for the send of that number (-1: for none)."""
+    """One act: `who` did `what`. `name` is the number of the name, and `send` the number of the send (-1: none)."""
 
     who: str
     what: str
@@ -43,7 +49,8 @@ class Act(NamedTuple):
 
 
 def codes(faults: Iterable[str], known: Mapping[str, int]) -> set[int]:
-    """The numbers of these faults. Raises Refused for a fault that is none."""
+    """Return the numbers of these faults. `known` maps each known fault to its number. Raises Refused for an unknown
+    fault."""
     faults = list(faults)
     if unknown := [fault for fault in faults if fault not in known]:
         raise Refused(f"{unknown[0]!r} is no fault", f"give some of: {', '.join(known)}")
@@ -51,11 +58,11 @@ def codes(faults: Iterable[str], known: Mapping[str, int]) -> set[int]:
 
 
 class Machine:
-    """A protocol with n samples and so many ranks; `faults` are those of FAULTS that may come, at most one a run.
-    Raises Refused for a fault that is none."""
+    """The machine of a protocol, with n samples and so many `ranks`. `faults` are those of FAULTS that may happen, at
+    most one in a run. Raises Refused for an unknown fault."""
 
     knows: Mapping[str, int] = FAULTS
-    labels: Sequence[str] = ()  # what the sends are called, where it is not `warm-up` and `sample 1`
+    labels: Sequence[str] = ()  # names of the sends, if not the usual ones: `warm-up`, `sample 1`, ...
 
     def __init__(self, protocol: Protocol, n: int, ranks: int, faults: Iterable[str] = ()) -> None:
         self.protocol, self.n, self.ranks = protocol, n, ranks
@@ -63,7 +70,7 @@ class Machine:
         self.program = list(protocol.program(n))
         self.sends = sum(step.what == "send" for step in self.program)
         self.end = len(self.program)
-        self.sent = [0]  # at each place of the program: so many sends are out
+        self.sent = [0]  # for each place of the program: how many sends have left before it
         self.name_of: dict[int, int] = {}  # send -> its name
         for step in self.program:
             self.sent.append(self.sent[-1] + (step.what == "send"))
@@ -76,13 +83,13 @@ class Machine:
         self.initial: State = (0, 0, 0, NONE, 0, *[0] * ranks)
 
     def segments(self, state: State) -> int:
-        """How many segments have a name in this state."""
+        """Return how many segments have a name in this state."""
         names = state[1]
         linked = any(step.what == "link" for step in self.program)
         return int(names > 0) if linked else names.bit_count()
 
     def answered(self, state: State) -> int:
-        """How many sends rank 0 has answered."""
+        """Return how many sends rank 0 has answered."""
         return state[5] // PHASES
 
     def is_over(self, state: State) -> bool:
@@ -90,7 +97,7 @@ class Machine:
         return self._code[state[0]].what == "end" and self.answered(state) == self.sends
 
     def successors(self, state: State) -> list[tuple[Act, State]]:
-        """Whatever may come next, and the state after it. None where the run is over."""
+        """Return each act that may come next, with the state after it. The list is empty when the run is over."""
         place, _, _, fault, _, *ranks = state
         if fault >= NO_NAME:
             return []
@@ -112,7 +119,7 @@ class Machine:
         return found
 
     def out(self, place: int) -> int:
-        """How many sends have left when the tokenizer is at this place."""
+        """Return how many sends have left when the tokenizer is at this place."""
         if place >= 0:
             return self._out[place]
         return (DEAD if place <= DEAD else TIDYING) - place
@@ -139,7 +146,7 @@ class Machine:
                     Act(TOKENIZER, "client goes away"),
                     (self._after_fault[place], names, known, GONE, version, *ranks),
                 )
-        elif what == "rewrite" and names == 1:  # only name 0
+        elif what == "rewrite" and names == 1:  # no name but name 0 exists
             yield act._replace(name=0), (place + 1, names, known, fault, send, *ranks)
         elif what == "rewrite":
             yield Act(TOKENIZER, "writes a segment of its own", -1, send), (self.end, *state[1:])
@@ -158,7 +165,7 @@ class Machine:
             what = "open"
             if not names & bit:
                 what, after = "open fails", None
-                fault += NO_NAME * (fault not in (RANK_KILLED, KILLED))  # there, the server dies anyway
+                fault += NO_NAME * (fault not in (RANK_KILLED, KILLED))  # after these faults, the server dies anyway
             elif rank or self.ranks == 1:
                 after = FORWARDED
         elif phase == OPENED:
@@ -202,7 +209,8 @@ class Machine:
         return Act(TOKENIZER, "kills the tree"), (DEAD - self.out(place), names, 0, fault, version, *self._no_ranks)
 
     def _after_the_tokenizer(self, state: State) -> Iterable[tuple[Act, State]]:
-        """The ranks follow it; then the tracker removes what it knows. (After a kill of all it knows nothing more.)"""
+        """The ranks die with the tokenizer. Then the tracker removes the names that it knows. (If all processes were
+        killed at once, the tracker is dead, and `known` is empty.)"""
         place, names, known, fault, version, *ranks = state
         if any(far != OVER for far in ranks):
             yield Act("ranks", "are killed, too"), (*state[:5], *self._no_ranks)
@@ -211,7 +219,8 @@ class Machine:
             yield Act(TRACKER, "unlink", name), (place, names & ~(1 << name), known, fault, version, *ranks)
 
     def _gives_back(self, place: int) -> int:
-        """Where the program goes on after a fault at this place: at the steps that give back what was not sent."""
+        """Add the steps that follow a fault at this place: they remove the names that were not sent. Return the place
+        of the first of them."""
         made = [step.name for step in self.program[:place] if step.what in ("create", "link")]
         away = {step.name for step in self.program[:place] if step.what == "send"}
         failed = [step.name for step in self.program[place : place + 1] if step.what == "send"]

@@ -1,8 +1,8 @@
-"""An order of a pool's machine, forced on the real functions: several requests with n = 1 each, and a pool of segments.
+"""Forces an order of a pool's machine on the real functions: several requests with n = 1 each, and a pool of segments.
 
-The pool's questions to the kernel, and its writing, are no calls that a recorder sees. So in the tokenizer's process
-they are watched, too. Left out is what a batch of requests cannot show: a request that fails while others go on, a
-stranger, and the end, at which the pool is drained.
+The recorder does not see the pool's questions to the kernel, nor its writing. So in the tokenizer's process, the pool's
+functions are replaced by ones that wait at the turnstile. A batch of requests cannot show three things, and so they are
+left out: a request that fails while others go on, a stranger, and the end, at which the pool is drained.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ QUESTIONS = {"only_the_base_name_is_left": ONLY_BASE_NAME, "nobody_else_has_it_o
 
 
 class Undrained(PoolMachine):
-    """The machine without its last stage: at the end, the base names are there."""
+    """The machine without its last stage, the drain. So at the end the base names still exist."""
 
     def _drains(self, state: State) -> Iterator[After]:
         if not self._somebody_works(state):
@@ -55,7 +55,7 @@ class PoolHolder(Holder):
     def _let(self, act: Act, state: State) -> None:
         if act.what != "ends":
             super()._let(act, state)
-        if act.what == "read" or act.what.startswith("asks"):  # it copies, and closes; or it asks the pool once more
+        if act.what == "read" or act.what.startswith("asks"):  # wait for what follows: copy and close, or a question
             self._asking(act.who)
 
     def _asked_for(self, act: Act) -> str:
@@ -80,14 +80,14 @@ class PoolHolder(Holder):
         super()._end(state)
 
 
-again = [False]  # whether the pool asks the same a second time: nothing has changed, for all others wait meanwhile
+again = [False]  # whether the pool repeats its questions: the answers are the same, because all other processes wait
 
 
 def _watched_question(name: str, words: str) -> Callable[[Any], bool]:
     original = getattr(segment_pool, name)
 
     def watched(segment: segment_pool.Segment) -> bool:
-        if not segment.size or again[0]:  # a new one is asked about once, to see whether there are leases
+        if not segment.size or again[0]:  # of a new segment, the pool asks only whether the kernel grants leases
             return original(segment)
         with recorder.current().turn(f"asks {words}", f"/{segment.name}"):
             return original(segment)

@@ -1,11 +1,8 @@
 """The machine of a design that uses its segments again: several requests, one after another, and a pool of segments.
 
-Every request has pixels of its own. The tokenizer asks the pool before each of them, and it waits for no answer: the
-requests are those of different clients. (An order in which it waits is one of these orders, too.) At one moment of a
-run somebody may remove a base name; that is a fault like the others.
-
-A state has the first four parts of every machine's state. Then come, for each segment of the pool, the request whose
-pixels it `holds`; for each request the segment that it was given; how far each rank is; and what each rank has mapped.
+Every request has pixels of its own. Before each request, the tokenizer asks the pool for a segment. The requests come
+from different clients, so the tokenizer does not wait for one's answer before it sends the next one. (The orders in
+which it waits are among these orders, too.) There is one more fault: a stranger removes a base name.
 """
 
 from __future__ import annotations
@@ -38,12 +35,12 @@ from fixed.orders.machine import (
 from fixed.orders.protocols import BASE_NAME, LEASE, LINK_COUNT, ONLY_BASE_NAME, Pool, sends_of
 
 STRANGER, BASE_NAME_GONE = "a stranger", 6
-NOTHING = -1  # no segment yet, and no pixels
+NOTHING = -1  # in `given`: no segment yet; in `holds`: no pixels
 
 
 class Place(NamedTuple):
-    """Where the tokenizer is: at which `stage` of which request, with which segment, at which `step` of the stage; and
-    how many sends are `out`."""
+    """Where the tokenizer is: at which `stage` of which request, with which segment, and at which `step` of the stage.
+    `out` is the number of sends that have left."""
 
     stage: str
     request: int = 0
@@ -53,7 +50,8 @@ class Place(NamedTuple):
 
 
 class State(NamedTuple):
-    """One state. `names`, `known` and `fault` are as in `machine`."""
+    """One state. The first four parts are those of every machine's state (`machine`). `holds`: for each segment of the
+    pool, the request whose pixels it holds. `given`: for each request, its segment. `ranks`: how far each rank is."""
 
     place: Place
     names: int
@@ -70,8 +68,9 @@ After = tuple[Act, State]
 
 
 class PoolMachine:
-    """A protocol with a pool: first a request with n samples, then requests with one each. Names are numbered: first
-    the base names, then a name for each send. Raises Refused for a fault that is none."""
+    """The machine of a protocol with a pool, with so many `ranks`: first a request with n samples, then requests with
+    one sample each. The numbers of names are those of the segments for the base names, and then one for each send.
+    `faults` are those of `knows` that may happen, at most one in a run. Raises Refused for an unknown fault."""
 
     knows: Mapping[str, int] = {**FAULTS, "base name removed": BASE_NAME_GONE}
 
@@ -96,13 +95,13 @@ class PoolMachine:
         return f"request {request + 1}, {f'sample {sample}' if sample else 'warm-up'}"
 
     def segments(self, state: State) -> int:
-        """How many segments have a name in this state."""
+        """Return how many segments have a name in this state."""
         pooled = sum(self._names_of(state, segment) > 0 for segment in range(self.pool.segments))
         own = [request for request, segment in enumerate(state.given) if segment == self.pool.segments]
         return pooled + sum(any(state.names & self._bit(send) for send in self.sends_in[request]) for request in own)
 
     def answered(self, state: State) -> int:
-        """How many sends rank 0 has answered."""
+        """Return how many sends rank 0 has answered."""
         return state.ranks[0] // PHASES
 
     def is_over(self, state: State) -> bool:
@@ -110,7 +109,7 @@ class PoolMachine:
         return state.place.stage == "over" and self.answered(state) == self.sends
 
     def successors(self, state: State) -> list[After]:
-        """Whatever may come next, and the state after it. None where the run is over."""
+        """Return each act that may come next, with the state after it. The list is empty when the run is over."""
         stage = state.place.stage
         if state.fault >= NO_NAME:
             return []
@@ -139,7 +138,8 @@ class PoolMachine:
         return Place("drains", out=out) if last else Place("asks", request + 1, out=out)
 
     def _asks(self, state: State) -> Iterator[After]:
-        """May the segment be written? One question; then the next one, or the next segment."""
+        """The tokenizer asks one question about the segment. After a yes, the next question follows, or the writing.
+        After a no, the next segment follows, or a segment of the request's own."""
         place = state.place
         if state.holds[place.segment] == NOTHING:
             yield from self._creates(state)
@@ -167,7 +167,7 @@ class PoolMachine:
         return not any(users) if question == LEASE else not users[0]
 
     def _readers(self, state: State, segment: int) -> tuple[bool, bool]:
-        """Whether a rank has it open, and whether one has no more of it than a mapping."""
+        """Whether any rank has the segment open, and whether any rank has only a mapping of it."""
         of = [state.given[request] for request in self.request_of]
         opened = mapped = False
         for far, mappings in zip(state.ranks, state.mapped, strict=True):
@@ -195,8 +195,8 @@ class PoolMachine:
         yield Act(TOKENIZER, "write", place.segment, self.sends_in[place.request][0]), after
 
     def _links(self, state: State) -> Iterator[After]:
-        """A name for each send of the request: `step` counts them. Without a base name, or without a segment of the
-        pool, the request gets a segment of its own."""
+        """The tokenizer makes a name for each send of the request; `step` counts these names. If the base name is gone,
+        or the pool has no segment to give, the request gets a segment of its own."""
         place = state.place
         sends = self.sends_in[place.request]
         name = self._name(sends[place.step])
@@ -216,7 +216,8 @@ class PoolMachine:
             )
 
     def _gives_up_the_segment(self, state: State) -> Iterator[After]:
-        """There is no base name to make a link to. What was linked before is removed, one name a step."""
+        """The base name is gone, so no link can be made. The links that were made before are removed, one in each
+        step."""
         place, sends = state.place, self.sends_in[state.place.request]
         made = [self._name(send) for send in sends if state.names & self._bit(send)]
         if made:
@@ -245,7 +246,7 @@ class PoolMachine:
                 yield Act(TOKENIZER, "client goes away"), state._replace(place=unsent, fault=GONE)
 
     def _gives_back(self, state: State) -> Iterator[After]:
-        """The names that no consumer was sent; then the next request. (The server goes on.)"""
+        """The tokenizer removes the names that were not sent. Then comes the next request, because the server lives."""
         place = state.place
         sends = self.sends_in[place.request][place.step :]
         left = [self._name(send) for send in sends if state.names & self._bit(send)]
@@ -258,7 +259,7 @@ class PoolMachine:
             yield Act(TOKENIZER, "ends the request"), state._replace(place=after, unsent=unsent)
 
     def _drains(self, state: State) -> Iterator[After]:
-        """The end: base names that are still there are removed."""
+        """The end: the tokenizer removes the base names that are still there."""
         base = [segment for segment in range(self.pool.segments) if state.names >> segment & 1]
         if base:
             names = state.names & ~(1 << base[0])
@@ -269,11 +270,11 @@ class PoolMachine:
             yield Act(TOKENIZER, "ends"), state._replace(place=state.place._replace(stage="over"))
 
     def _somebody_works(self, state: State) -> bool:
-        """Or is dead, of which the tokenizer will learn."""
+        """Whether a rank has still something to do, or is dead, which the tokenizer has still to learn."""
         return any(self._far(state, rank) != state.place.out * PHASES for rank in range(self.ranks))
 
     def _far(self, state: State, rank: int) -> int:
-        """How far a rank is: what was not sent, it does not wait for."""
+        """How far a rank is. A rank does not wait for a send that will never be sent."""
         far = state.ranks[rank]
         while far != OVER and far % PHASES == IDLE and state.unsent >> far // PHASES & 1:
             far += PHASES
@@ -298,7 +299,8 @@ class PoolMachine:
                 return
             what = "open"
             if not state.names >> name & 1:
-                fault = state.fault + NO_NAME * (state.fault not in (RANK_KILLED, KILLED))  # the server dies anyway
+                # after the faults RANK_KILLED and KILLED, the server dies anyway
+                fault = state.fault + NO_NAME * (state.fault not in (RANK_KILLED, KILLED))
                 after = state._replace(ranks=_with(state.ranks, rank, OVER), fault=fault)
                 yield Act(who, "open fails", name, send), after
                 return
@@ -327,7 +329,7 @@ class PoolMachine:
         yield Act(who, what, named, send), state._replace(ranks=ranks)
 
     def _reads(self, state: State, rank: int, send: int, what: str) -> After:
-        """It reads the pixels, and gives up what it had open or mapped."""
+        """The rank reads the pixels, and then it has the segment no longer open or mapped."""
         request = self.request_of[send]
         segment = state.given[request]
         if segment < self.pool.segments and state.holds[segment] != request:
@@ -362,7 +364,8 @@ class PoolMachine:
         return Act(TOKENIZER, "kills the tree"), after
 
     def _after_the_tokenizer(self, state: State) -> Iterator[After]:
-        """The ranks follow it; then the tracker removes what it knows. (After a kill of all it knows nothing more.)"""
+        """The ranks die with the tokenizer. Then the tracker removes the names that it knows. (If all processes were
+        killed at once, the tracker is dead, and `known` is empty.)"""
         left = state.names & state.known
         if any(far != OVER for far in state.ranks):
             yield Act("ranks", "are killed, too"), self._without_ranks(state)
@@ -382,7 +385,7 @@ class PoolMachine:
         return 1 << self._name(send)
 
     def _names_of(self, state: State, segment: int) -> int:
-        """The segment's link count."""
+        """The segment's link count: the number of its names."""
         sends = [send for send, request in enumerate(self.request_of) if state.given[request] == segment]
         return (state.names >> segment & 1) + sum(state.names >> self._name(send) & 1 for send in sends)
 

@@ -1,8 +1,8 @@
-"""The designs as programs of system calls: what the tokenizer does for one request, a step at a time.
+"""The designs as programs of system calls: what the tokenizer does for one request, step by step.
 
-A program is a list of steps, so that it can be read, changed and explored. A name is a number here. What the consumers
-do is the same for all designs, for all run sglang's scheduler: it opens the name that it was sent, waits for the other
-ranks, reads, and unlinks the name.
+A program is a list of steps, so that it can be read, changed and explored. A name is a number here. All designs run the
+same scheduler, sglang's. So the consumers do the same in all of them: a consumer opens the name that it was sent, waits
+for the other ranks, reads the pixels, and unlinks the name.
 """
 
 from __future__ import annotations
@@ -15,12 +15,15 @@ What = Literal["register", "create", "link", "send", "await", "unlink", "rewrite
 
 
 class Step(NamedTuple):
-    """One thing that the tokenizer does, mostly to one `name`.
+    """One step of the tokenizer, in most cases with one `name`.
 
-    `register` tells the resource tracker of the name; `create` makes it, with a segment; `link` makes it for the
-    segment of name 0; `unlink` removes it. `send` sends it, as the send of that number. `await` waits until so many
-    sends are answered (`send`). `rewrite` writes the pixels of the send of that number into the segment of name 0, if
-    the segment has no other name now.
+    register  tell the resource tracker of the name
+    create    make the name, with a new segment
+    link      make the name, for the segment of name 0
+    unlink    remove the name
+    send      send the name; `send` is the number of the send
+    await     wait until `send` sends are answered
+    rewrite   write the pixels of send number `send` into the segment of name 0, if this segment has no other name
     """
 
     what: What
@@ -65,13 +68,16 @@ ONLY_BASE_NAME, LINK_COUNT, BASE_NAME = "for its only name", "the link count", "
 
 @dataclass(frozen=True)
 class Pool:
-    """A pool of so many `segments`, each under a base name. Before a segment is written again, the tokenizer `asks`
-    these questions in turn; the first `no` means another segment. `later` requests come after the one with n samples.
-    `maps`: a consumer keeps a copy-on-write mapping until its request ends (sglang 0.5.21 on), and copies nothing.
+    """A pool of so many `segments`, each under a base name. Before the tokenizer writes a segment again, it `asks`
+    these questions about the segment, in turn. If an answer is no, the tokenizer tries another segment. `later` is the
+    number of requests that come after the one with n samples. `maps`: a consumer copies nothing, and keeps a
+    copy-on-write mapping until its request ends (from sglang 0.5.21 on).
 
-    ONLY_BASE_NAME: the base name leads to it, and the link count is 1; LINK_COUNT and BASE_NAME are a half of that
-    each. LEASE: the kernel grants a write lease, for nobody else has it open or mapped. NO_MAPPINGS: the same, if the
-    kernel counted open descriptors only.
+    ONLY_BASE_NAME  the base name leads to the segment, and the link count is 1
+    LINK_COUNT      the link count is 1
+    BASE_NAME       the base name leads to the segment
+    LEASE           the kernel grants a write lease: no other process has the segment open or mapped
+    NO_MAPPINGS     no other process has the segment open (as if the kernel did not see mappings)
     """
 
     segments: int = 1
@@ -84,11 +90,13 @@ class Pool:
 class Protocol:
     """A protocol of one design, or of several. `program(n)` is what the tokenizer does for a request with n samples.
 
-    `gives_back`: when a send fails or the client goes away, the tokenizer removes the names that no consumer was sent.
-    `tidies`: before sglang kills its process tree, the tokenizer removes its names. `consumer_unlinks`: the scheduler
-    unlinks what it is sent. `barrier`: all ranks have opened a name before one unlinks it. `leaves` are the faults
-    after which names stay, as the design's own document says. `designs` are the designs whose protocol it is. With a
-    `pool` there are several requests, and no program (`pool_machine`).
+    gives_back        if a send fails or the client goes away, the tokenizer removes the names that were not sent
+    tidies            before sglang kills its process tree, the tokenizer removes its names
+    consumer_unlinks  the scheduler unlinks each name that it is sent
+    barrier           no rank unlinks a name before all ranks have opened it
+    leaves            the faults after which names stay, as the design's own documentation says
+    designs           the names of the designs that have this protocol
+    pool              if there is one, there are several requests, and `program` is not used (`pool_machine`)
     """
 
     name: str
@@ -103,17 +111,20 @@ class Protocol:
 
     @property
     def usual_n(self) -> int:
-        """So many samples are enough to go wrong. Where there is a pool, there are other requests: one is enough."""
+        """The n that is enough for a wrong protocol to show its error: 2. With a pool it is 1, because there are
+        several requests."""
         return 1 if self.pool else 2
 
 
 def sends_of(n: int) -> int:
-    """How many sends a request with n samples has: the warm-up, and a send for each sample; one send if n = 1."""
+    """Return the number of sends of a request with n samples: the warm-up and n samples, or one send if n = 1."""
     return n + 1 if n > 1 else 1
 
 
 def in_turn(n: int, before_send: Callable[[int], Program], name_of: Callable[[int], int]) -> list[Step]:
-    """The sends of a request: the first is awaited before the others, as in `_handle_batch_request`."""
+    """Return the program of a request with n samples. Before send number k come the steps `before_send(k)`, and the
+    send carries the name `name_of(k)`. With n > 1, the first send is answered before the others leave, as in
+    `_handle_batch_request`."""
     steps: list[Step] = []
     for number in range(sends_of(n)):
         steps += [*before_send(number), send(number, name_of(number))]
@@ -128,12 +139,13 @@ def as_released(n: int) -> Program:
 
 
 def segment_a_send(n: int) -> Program:
-    """Upstream's fix, and the three designs that differ from it only in where they copy: a segment for each send."""
+    """A segment for each send: upstream's fix, and three designs that differ from it only in where they copy."""
     return in_turn(n, lambda number: [create(number), register(number)], lambda number: number)
 
 
 def many_names(n: int) -> Program:
-    """One segment, many names: all names are made for the first send. The tracker knows each before the kernel does."""
+    """One segment, many names. All names are made before the first send. Each name is registered with the tracker
+    before it is made."""
     last = sends_of(n) - 1
     made = [register(0), create(0)]
     for name in range(1, last + 1):
@@ -142,7 +154,7 @@ def many_names(n: int) -> Program:
 
 
 def many_names_registered_late(n: int) -> Program:
-    """The same as it was first written: the tracker is told of each name when it has been made."""
+    """The first version of `many_names`: each name is registered with the tracker after it is made."""
     last = sends_of(n) - 1
     made = [create(0), register(0)]
     for name in range(1, last + 1):
@@ -157,8 +169,8 @@ def owner_table(n: int) -> Program:
 
 
 def reused_by_link_count(n: int) -> Program:
-    """A tempting design: keep the segment under a name of its own (0), and write the next request into it as soon as
-    the kernel counts no other name. Here every send is a request of its own, each with other pixels."""
+    """A tempting design that is wrong: keep the segment under a base name (0), and write the next request into it as
+    soon as the kernel counts no other name. Here, every send is a request of its own, with pixels of its own."""
     steps = [register(0), create(0)]
     for number in range(sends_of(n)):
         if number:
@@ -180,11 +192,12 @@ REUSED = Protocol("reused by link count", reused_by_link_count, **CAREFUL)
 
 
 def warm_segments(name: str, *asks: str, designs: Sequence[str] = (), **more: Any) -> Protocol:
-    """A pool whose segments are used again when the answers to these questions allow it."""
+    """Return the protocol of a pool that uses a segment again if the answer to each of these questions is yes. `more`
+    are further fields of Pool."""
     return Protocol(f"warm segments{name}", as_released, **CAREFUL, designs=designs, pool=Pool(asks=asks, **more))
 
 
-MAPS = dict(maps=True, later=1)  # with the mappings there are many more states
+MAPS = dict(maps=True, later=1)  # one later request only, because mappings make many more states
 WARM = warm_segments("", ONLY_BASE_NAME, LEASE, designs=["warm_segments"])
 WARM_MAPPED = warm_segments(", mapped", ONLY_BASE_NAME, LEASE, **MAPS)
 WITHOUT_A_SAFEGUARD = (
@@ -202,5 +215,5 @@ PROTOCOLS = (
 
 
 def of_design(name: str) -> Protocol | None:
-    """The protocol of the design of that name; None if it has none."""
+    """Return the protocol of the design of that name, or None if it has no known protocol."""
     return next((protocol for protocol in PROTOCOLS if name in protocol.designs), None)

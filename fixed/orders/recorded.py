@@ -1,8 +1,8 @@
-"""A run's own protocol: what the tokenizer did to names, read from the record of the run, as programs for the machine.
+"""The protocol of a run, read from the run's record: what the tokenizer did to names, as programs for the machine.
 
-Each item of each prompt is a part of its own, because what happens to one item's names does not touch another's. What
-was made and never sent is a part, too. The record does not show when the resource tracker was told of a name, so a
-program from a record has no `register`; that matters only after a kill.
+The run is divided into parts. Each item of each prompt is one part, because acts on one item's names do not affect
+another item's names. The names that were made and never sent are one more part. The record does not show when the
+resource tracker was told of a name. So a program from a record has no `register` step; this matters only after a kill.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from fixed.orders.protocols import PROTOCOLS, RIGHT, Protocol, Step, answers, se
 from repro.lab.evidence.event import NAMING, Event
 from repro.lab.lifted import Run
 
-TOKENIZER = "tokenizer"  # the recorder's name for this side
+TOKENIZER = "tokenizer"  # the recorder's name for the tokenizer's process
 UNSENT = "what was never sent"
 
 
 @dataclass(frozen=True)
 class Part:
-    """What a run did to the names of one item: the `program`, and what its sends are called. `consumer_unlinks` says
-    whether the scheduler unlinked them."""
+    """What a run did to the names of one item. `name` is the part's name, `program` are the tokenizer's steps, and
+    `labels` are the names of the sends. `consumer_unlinks` says whether the scheduler unlinks what it is sent."""
 
     name: str
     program: tuple[Step, ...]
@@ -30,7 +30,8 @@ class Part:
 
     @property
     def protocol(self) -> Protocol:
-        """The program as a protocol. Its name is that of a known protocol with these steps, or else this part's."""
+        """The program as a protocol. If a known protocol has the same steps, the protocol has its name, otherwise the
+        part's name."""
         name = next((known.name for known in (*RIGHT, *PROTOCOLS) if not known.pool and self._is(known)), self.name)
         return Protocol(name, lambda _: self.program, consumer_unlinks=self.consumer_unlinks)
 
@@ -41,7 +42,7 @@ class Part:
 
 
 def parts(run: Run) -> list[Part]:
-    """The parts of a run that has survived or crashed; none where no name was made, or where the run did not end so."""
+    """Return the parts of a run. The list is empty if no name was made, or if the run neither survived nor crashed."""
     if run.verdict.outcome not in ("survived", "crashed"):
         return []
     ours = [event for event in run.events if event.name not in run.kept]
@@ -58,7 +59,7 @@ def parts(run: Run) -> list[Part]:
 
 
 def _prompts(run: Run) -> Iterator[list[int]]:
-    """For each prompt, its sends that left: the warm-up and the samples, or the only one."""
+    """For each prompt, the numbers of its sends that left: the warm-up and the samples, or the only send."""
     batch, n = len(run.requests), run.verdict.n
     for prompt in range(batch):
         samples = range(batch + prompt * n, batch + (prompt + 1) * n) if n > 1 else ()
@@ -66,7 +67,7 @@ def _prompts(run: Run) -> Iterator[list[int]]:
 
 
 def _of_one_file(events: Sequence[Event], names: set[str]) -> set[str]:
-    """The names, and all others that led to the same memory."""
+    """These names, and all other names that led to the same segments."""
     inodes = {event.inode for event in events if event.name in names and event.what in NAMING}
     return names | {event.name for event in events if event.what in NAMING and event.inode in inodes}
 
@@ -75,14 +76,14 @@ def _part(run: Run, events: Sequence[Event], label: str, carrying: list[int], pl
     number_of: dict[str, int] = {}
     done: list[tuple[float, Step]] = []
     for event in events:
-        what = "unlink" if event.what == "unlink failed" else event.what  # it was tried, and may succeed another time
+        what = "unlink" if event.what == "unlink failed" else event.what  # in another order it may succeed
         if event.name in names and event.role == TOKENIZER and what in (*NAMING, "unlink"):
             done.append((event.at, Step(what, number_of.setdefault(event.name, len(number_of)))))
     for count, number in enumerate(carrying):
         one = run.sends[number]
         done.append((one.at, send(count, number_of.setdefault(one.names[place], len(number_of)))))
     program: list[Step] = []
-    awaited = run.verdict.n > 1 and carrying and carrying[0] < len(run.requests)  # the warm-up is
+    awaited = run.verdict.n > 1 and carrying and carrying[0] < len(run.requests)  # the first send is a warm-up
     for _, step in sorted(done, key=lambda each: each[0]):
         program.append(step)
         if step.what == "send" and step.send == 0 and awaited and len(carrying) > 1:

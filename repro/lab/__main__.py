@@ -1,4 +1,5 @@
-"""`python -m repro.lab`: one experiment from a shell, or the trigger table, or the list of what is not sglang."""
+"""`python -m repro.lab`: make one experiment. Other options show the trigger table, or a relative of the crash, or what
+is not sglang."""
 
 from __future__ import annotations
 
@@ -31,14 +32,15 @@ from repro.lab.upstream import source, standin_data, standin_receiver, standins
 from repro.lab.upstream.plugs import Fix, Prepare
 from repro.lab.upstream.release import Release
 
-LIMIT = 60.0  # seconds for one experiment: much, for a machine that is busy
+LIMIT = 60.0  # seconds for one experiment: far more than it needs, because the machine may be busy
 
 
 @command
 def main(words: Sequence[str] | None = None, fixes: Mapping[str, Fix] | None = None, prog: str = "repro.lab") -> int:
-    """0: the experiment was made, whatever came of it. 1: a row of --when differs. 2: bad usage or a missing part.
+    """Returns 0 if the experiment was made, whatever its outcome. Returns 1 if a row of --when differs, or if a replay
+    made other events. Returns 2 for bad usage or a missing part, 130 after Ctrl-C.
 
-    `fixes` are what --fix knows by name.
+    `fixes` maps the names that --fix accepts to fixes. `prog` is the module that the user has called.
     """
     try:
         arguments = parse(words, fixes or {}, prog)
@@ -64,9 +66,8 @@ def main(words: Sequence[str] | None = None, fixes: Mapping[str, Fix] | None = N
 
 def experiment(arguments: Namespace) -> None:
     """Make one experiment and print it. Raises Refused if it cannot be made."""
-    Release.of(arguments.release).manager(
-        lifted.as_fix(arguments.fix)
-    )  # is there such a release, and does the fix fit?
+    # First: is there such a release, and can the fix be plugged into it?
+    Release.of(arguments.release).manager(lifted.as_fix(arguments.fix))
     if arguments.trace:
         preflight.require_writable(arguments.trace, "--trace")
     result = made(arguments)
@@ -86,7 +87,8 @@ def experiment(arguments: Namespace) -> None:
 
 
 def made(arguments: Namespace, release: str = "", order: Order = ()) -> lifted.Run:
-    """Make the experiment that the command line describes, on another release if one is given, and in an order."""
+    """Make the experiment that the command line describes, and return the run. `release` replaces the command line's
+    release. `order` is a recorded order of acts. Raises Refused if the experiment cannot be made."""
     if not arguments.anyway:
         require_room(arguments)
     pool.warm_up()  # imports torch in another process, while this one imports it for the requests
@@ -106,7 +108,8 @@ def made(arguments: Namespace, release: str = "", order: Order = ()) -> lifted.R
 
 
 def bisected(arguments: Namespace) -> None:
-    """Make the experiment on every release, a line as each is tried; then say where it turns."""
+    """Make the experiment on every release, and print one line as soon as a release is tried. Then print the first bad
+    release, and the first good release after it."""
     found = []
     for each in bisect.tried(lambda release: made(arguments, release)):
         found.append(each)
@@ -121,7 +124,8 @@ def bisected(arguments: Namespace) -> None:
 
 
 def replayed(arguments: Namespace, fixes: Mapping[str, Fix], prog: str) -> int:
-    """Make the experiment of a token again, in the same order, and say whether the same happened to names; 1 if not."""
+    """Make the experiment of a token again, in the same order, and print whether the same happened to names. Returns 0
+    if so, else 1."""
     token = replay.Token.parse(arguments.replay)
     result = made(parse(token.words, fixes, prog), order=token.order)
     print(f"$ python -m {prog} {' '.join(token.words)}")
@@ -132,7 +136,7 @@ def replayed(arguments: Namespace, fixes: Mapping[str, Fix], prog: str) -> int:
 
 
 def requests(arguments: Namespace) -> list[Any]:
-    """The requests that the command line describes, one a prompt."""
+    """The requests that the command line describes, one for each prompt."""
     return [
         request.make_request(
             arguments.feature,
@@ -146,8 +150,8 @@ def requests(arguments: Namespace) -> list[Any]:
 
 
 def require_room(arguments: Namespace) -> None:
-    """Raise Refused unless memory has room for the features, and /dev/shm for as many as may be there at a time: one an
-    item as released, and one a send with a fix."""
+    """Raise Refused unless memory has room for the features, and /dev/shm has room for all their segments: without a
+    fix one segment for each item, with a fix one segment for each item of each send."""
     features = request.bytes_of(arguments.size) * arguments.items * arguments.prompts * (arguments.feature != "text")
     sends = arguments.n + 1 if arguments.fix else 1
     in_shm = features * sends if arguments.transport == "shm" else 0
@@ -155,7 +159,8 @@ def require_room(arguments: Namespace) -> None:
 
 
 def told(result: lifted.Run, *, events: bool) -> Iterator[str]:
-    """A run in lines for people: its sends with their names, and what is wrong with who owns what."""
+    """A run as lines for people: its sends with their names, the error, the `events` if they are asked for, and the
+    faults."""
     verdict = result.verdict
     yield f"sglang {verdict.release} in the lab, n = {verdict.n}: {verdict.outcome}"
     for send in result.sends:
@@ -178,7 +183,8 @@ def told(result: lifted.Run, *, events: bool) -> Iterator[str]:
 
 
 def when(*, engine: bool, as_json: bool) -> int:
-    """Print the trigger table, a row as it is measured; 1 if a row differs from what is known."""
+    """Print the trigger table, each row as soon as it is measured. Returns 1 if a row differs from the known result,
+    else 0."""
     rows = []
     if not as_json:
         print(_line(HEADS))
@@ -192,13 +198,13 @@ def when(*, engine: bool, as_json: bool) -> int:
 
 
 def _line(cells: Sequence[str]) -> str:
-    """A row whose widths are known before the others are: they are measured one after the other."""
+    """A row with fixed widths: each row is printed before the next one is measured."""
     widths = 46, 9, 9, 8
     return " ".join([*(cell.ljust(width) for cell, width in zip(cells, widths, strict=False)), cells[-1]]).rstrip()
 
 
 def explain(of: Release) -> Iterator[str]:
-    """What is lifted from a release, line by line of its files, and everything that stands in for the rest."""
+    """Lines that say what is lifted from a release (file, line, name), and what stands in for the rest of sglang."""
     parts = [part for part in (of.mm_utils, of.tokenizer_manager, of.receiver) if part]
     yield f"lifted from sglang {of.name}, as released:"
     for part in parts:
@@ -234,7 +240,7 @@ def fix_of(text: str, fixes: Mapping[str, Fix]) -> Fix | Prepare:
 
 
 def fault_of(text: str) -> Fault:
-    """For argparse."""
+    """For argparse: the fault that `text` describes, such as `kill@open:2`."""
     try:
         return Fault.parse(text)
     except ValueError as error:
@@ -253,7 +259,8 @@ def seconds(text: str) -> float:
 
 
 def parse(words: Sequence[str] | None, fixes: Mapping[str, Fix], prog: str) -> Namespace:
-    """The command line. Raises Refused, in one line, where argparse would print its usage."""
+    """The parsed command line. Raises Refused, with one line, for bad usage; argparse would print its usage and
+    exit."""
     parser = OneLineParser(prog=f"python -m {prog}", description=__doc__)
     parser.add_argument("--n", type=count, default=2, help="how many samples (default: %(default)s)")
     parser.add_argument("--release", default=source.INSTALLED, help=f"{OLDEST} to {NEWEST}, or installed")
@@ -276,7 +283,7 @@ def parse(words: Sequence[str] | None, fixes: Mapping[str, Fix], prog: str) -> N
     parser.add_argument("--when", action="store_true", help="measure the trigger table")
     parser.add_argument("--why", action="store_true", help="from a failed open back to its cause, with file and line")
     parser.add_argument(
-        "--bisect", action="store_true", help="the same experiment on every release: where does it turn?"
+        "--bisect", action="store_true", help="the same experiment on every release: the first bad one, the first good"
     )
     parser.add_argument("--replay", metavar="TOKEN", help="make an experiment again, by the token that --json printed")
     parser.add_argument("--quick", action="store_true", help="with --when: leave out the rows that boot the engine")
@@ -289,7 +296,7 @@ def parse(words: Sequence[str] | None, fixes: Mapping[str, Fix], prog: str) -> N
 
 
 def _require_nothing_else(arguments: Namespace, parser: OneLineParser) -> None:
-    """Raise Refused for an option that --case does not heed, and for --picture without --case."""
+    """Raise Refused for an option that has no effect with --case, and for --picture without --case."""
     given = [name for name, value in vars(arguments).items() if value != parser.get_default(name)]
     others = [name for name in given if name not in ("case", "json", "picture")]
     if arguments.case is not None and others:

@@ -58,7 +58,7 @@ class Check:
 
 @command(name="repro.lab.doctor")
 def main(words: Sequence[str] | None = None) -> int:
-    """0: nothing fails. 1: something does. 2: bad usage."""
+    """Returns 0 if no check fails, 1 if a check fails, 2 for bad usage."""
     arguments = parse(words)
     checks = []
     for check in examine():
@@ -152,7 +152,8 @@ def torch() -> Check:
 
 
 def sglang() -> Check:
-    """OK for the release of this environment, or an affected one; a note for another one. It is not imported."""
+    """OK for an affected release, and for the release of `make latest` in its environment; a note for any other
+    release. sglang is not imported."""
     found = _installed("sglang")
     if not found:
         return Check("FAIL", "sglang is missing", SET_UP)
@@ -279,7 +280,7 @@ def _installed(package: str) -> str | None:
 
 
 def _difference(pin) -> str:
-    """How what is installed differs from a pin; "" if it does not."""
+    """How the installed package differs from its pin; "" if it does not."""
     try:
         found = version(pin.name)
     except PackageNotFoundError:

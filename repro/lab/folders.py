@@ -31,7 +31,7 @@ def where() -> Path:
 def make(kind: str) -> Path:
     """A new folder, `shm-kit-KIND-...`, of this process. Removes folders whose processes have died.
 
-    Raises Refused if no folder can be made where they are.
+    Raises Refused if no folder can be made at their place (`where`).
     """
     place = where()
     try:

@@ -1,7 +1,8 @@
 """Limits for a reader's code, and for Ctrl-C.
 
 A reader's code may loop, block or exit. So it runs on a thread of its own, and the thread is told to stop when its time
-is over. Ctrl-C may come at any moment. Where an interrupt would leave work half done, it is delayed."""
+is over. Ctrl-C may come at any moment. It is delayed while it would leave work half done.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +60,8 @@ def stop(thread: threading.Thread) -> bool:
 
 
 class _CtrlC:
-    """How Ctrl-C is handled in `uninterrupted`. `came`: one is waiting. `at_once`: it acts at once, by `before`."""
+    """How Ctrl-C is handled in `uninterrupted`. `came` says whether a Ctrl-C is waiting. If `at_once` is True, a Ctrl-C
+    calls at once `before`, the handler that was in place before."""
 
     def __init__(self) -> None:
         self.came = self.at_once = False

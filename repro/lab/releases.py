@@ -8,7 +8,7 @@ ALL = (
     *("0.5.17", "0.5.18", "0.5.19", "0.5.20", "0.5.21", "0.5.22", "0.5.23"),
 )
 OLDEST, NEWEST = ALL[0], ALL[-1]
-FIXED = "0.5.13"  # the first with #24231
+FIXED = "0.5.13"  # the first with the fix, #24231
 AFFECTED = ALL[ALL.index("0.5.9") : ALL.index(FIXED)]  # 0.5.9 is the first with the shared-memory transport
 CONTAINED = "0.5.19"  # the first whose server answers 500 if a segment cannot be read, and lives on
-LAST = AFFECTED[-1]  # the one that this kit installs
+LAST = AFFECTED[-1]  # the last affected release, which this kit installs

@@ -1,10 +1,11 @@
-"""The fix of sglang #24231 for a server that cannot be upgraded today, and more speed for one that was: one of this
-kit's designs, as a plugin. On 0.5.11 to 0.5.12.post1 it mends the crash. On 0.5.13 and later it takes the copies of the
-pixels off the tokenizer's event loop.
+"""An sglang plugin that brings one of this kit's designs into a server. On 0.5.11 to 0.5.12.post1 it fixes the crash of
+#24231, for servers that cannot be upgraded today. From 0.5.13 on, it makes the server faster: the pixels of an image
+are copied once, and not n + 1 times, on the tokenizer's event loop.
 
-sglang calls every entry point of the group `sglang.srt.plugins` before it does anything else.
-This one registers the hooks of a design; sglang's own `HookRegistry` puts them around its functions, in memory, and in
-every module that has imported them by name. Take the distribution away, and nothing of it is left.
+sglang calls every entry point of the group `sglang.srt.plugins` before it does anything else. The entry point of this
+plugin registers the hooks of a design. sglang's own `HookRegistry` puts them around its functions, in memory, also
+where a module has imported a function by name. No file of sglang changes: when the distribution is uninstalled, nothing
+of it is left.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from .probe import missing
 SWITCH = "SGLANG_SHM_HOTFIX"  # environment variable: a design, or OFF
 SAID = "SGLANG_SHM_HOTFIX_SAID"  # environment variable: the lines that this server has printed
 OFF = "off"
-DEFAULT, FASTEST = "one_segment_many_names", "warm_segments"  # where it fixes, and where it makes faster
+DEFAULT, FASTEST = "one_segment_many_names", "warm_segments"  # the defaults on affected releases, and on fixed ones
 DESIGNS = {
     DEFAULT: one_segment_many_names.HOOKS,
     FASTEST: warm_segments.HOOKS,
@@ -36,21 +37,24 @@ RELEASES = ("0.5.11", "0.5.12", "0.5.12.post1")  # affected, and able to load a 
 FIXED = (
     *("0.5.13", "0.5.13.post1", "0.5.14", "0.5.15", "0.5.15.post1", "0.5.16", "0.5.17", "0.5.18", "0.5.19", "0.5.20"),
     *("0.5.21", "0.5.22", "0.5.23"),
-)  # fixed upstream, with a copy for every send: these it makes faster
+)  # fixed upstream, with a copy for every send: the plugin makes these faster
 SERVER = "sglang.srt.entrypoints.http_server:app"
 
 
 @functools.cache  # uvicorn imports its workers' app in their parent, too
 def register() -> None:
-    """Register the hooks of the design that `SGLANG_SHM_HOTFIX` names, on an affected release, and say so in one line.
-    sglang's `load_plugins` calls this. For a design that does not exist: SystemExit with status 2, which `load_plugins`
-    does not catch; a server that was meant to be protected must not start without. Names in /dev/shm that a server
-    with the hotfix had to leave, because it was killed together with its resource tracker, are removed.
+    """Register the hooks of a design, and say so in one line on stderr. `SGLANG_SHM_HOTFIX` names the design; if it is
+    unset, the release decides. If there is nothing to patch or to make faster, the line says so, and no hook is
+    registered. Also removes names that an earlier server with the hotfix left in /dev/shm, because it was killed
+    together with its resource tracker.
 
-    It is called in the main process, which is the tokenizer's, and again in each scheduler. No hook does anything in a
-    scheduler, where finding the functions to stand around costs an import, 0.3 s of its boot. But nothing tells the two
-    apart for sure when it is called: titles and roles come later, and a main process need not be
-    multiprocessing's (an `Engine` in somebody's worker is not). So they are registered in all.
+    sglang's `load_plugins` calls this function. For a design that does not exist, it raises SystemExit with status 2,
+    which `load_plugins` does not catch: a server that was meant to be protected must not start unprotected.
+
+    The function is called in the main process, which is the tokenizer's, and again in each scheduler. In a scheduler no
+    hook does anything, and looking up the functions costs 0.3 s of the scheduler's boot, for an import. But at this
+    point the main process cannot be told from a scheduler: process titles are set later, and an `Engine` may itself run
+    inside a multiprocessing worker. So the hooks are registered everywhere.
     """
     chosen, release = os.environ.get(SWITCH, ""), _release()
     faster = release in FIXED or _is_newer(release)
@@ -66,7 +70,8 @@ def register() -> None:
     elif release not in RELEASES and not faster:
         _say(f"nothing to do: sglang {release} is none of {', '.join(RELEASES)}, and not 0.5.13 or later")
     elif unknown:
-        _say(f"nothing to do: sglang {release} is newer than this plugin, and has no {', '.join(unknown)} as it needs")
+        lacks = ", ".join(unknown)
+        _say(f"nothing to do: sglang {release} is newer than this plugin, and these do not fit the plugin: {lacks}")
     elif faster and design not in (DEFAULT, FASTEST):
         _say(f"nothing to do: sglang {release} is fixed, and {design} would not make it faster")
     else:
@@ -79,8 +84,9 @@ def register() -> None:
 
 
 def run_workers_with_plugins(run: Callable[..., None], app: Any, *arguments: Any, **named: Any) -> None:
-    """Serve `app`, with this plugin in its workers. Stands around `uvicorn.run`, for sglang loads no plugins in the
-    processes of `--tokenizer-worker-num` above 1: they import their app by its name, so here is another name for it."""
+    """Hook around `uvicorn.run`. Serves `app`, with this plugin in its workers. With `--tokenizer-worker-num` above 1,
+    sglang loads no plugins in the workers. A worker imports its app by name, so it gets the name of `worker.app`, which
+    registers the hooks first."""
     run(f"{__name__}.worker:app" if app == SERVER else app, *arguments, **named)
 
 
@@ -99,13 +105,13 @@ def _release() -> str:
 
 
 def _is_newer(release: str) -> bool:
-    """Whether it is a release after all that this plugin knows."""
+    """Whether this release is newer than all releases that this plugin knows."""
     numbers = re.match(r"(\d+)\.(\d+)\.(\d+)", release)
     return bool(numbers) and tuple(map(int, numbers.groups())) > (0, 5, 23)
 
 
 def _package() -> Path:
-    """The folder of the package sglang, which is not imported for that."""
+    """The folder of the package sglang, found without importing it."""
     try:
         found = importlib.util.find_spec("sglang")
     except ValueError:
@@ -114,8 +120,9 @@ def _package() -> Path:
 
 
 def _say(line: str) -> None:
-    """Print to stderr, once a server: its logging is not configured yet. Its children inherit that this was said. (The
-    server may itself be a child, of somebody's launcher that knows nothing of this.)"""
+    """Print the line to stderr, because logging is not configured yet. Each line is printed once a server: its children
+    inherit the environment variable SAID. (The server may itself be a child of a launcher. So being a child does not
+    mean that the line was printed.)"""
     said = os.environ.get(SAID, "").splitlines()
     if line not in said:
         os.environ[SAID] = "\n".join([*said, line])

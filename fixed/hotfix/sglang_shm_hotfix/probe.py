@@ -1,4 +1,5 @@
-"""Whether a release that this plugin has never seen has what the plugin stands around: read in its source, not run."""
+"""Tells whether a release that this plugin does not know has the functions that the plugin hooks. The release's source
+is read, and not run."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from pathlib import Path
 
 MM_UTILS, TOKENIZER_MANAGER = "srt/managers/mm_utils.py", "srt/managers/tokenizer_manager.py"
 COMMON = "srt/utils/common.py"
-NEEDED = {  # file -> function -> how its arguments begin
+NEEDED = {  # file -> function -> its first arguments
     MM_UTILS: {
         "wrap_shm_features": ["obj"],
         "ShmPointerMMData.__init__": ["self", "tensor"],
@@ -20,11 +21,12 @@ NEEDED = {  # file -> function -> how its arguments begin
     },
     COMMON: {"kill_process_tree": ["parent_pid"]},
 }
-STATE = {"shm_name", "shape", "dtype"}  # what a pointer sends; a hash may be added
+STATE = {"shm_name", "shape", "dtype"}  # the keys of a pickled pointer; there may be more, such as a hash
 
 
 def missing(package: Path) -> list[str]:
-    """What the package sglang in that folder has not, or has in another shape; nothing if the plugin fits."""
+    """Return the names of the files and functions that the package sglang in the folder `package` does not have, or has
+    in another shape. The list is empty if the plugin fits."""
     found = []
     for file, needed in NEEDED.items():
         try:

@@ -1,4 +1,5 @@
-"""sglang's HTTP app, for a tokenizer worker, in which the hooks are in place: see `run_workers_with_plugins`."""
+"""sglang's HTTP app for a tokenizer worker. Importing this module puts the hooks in place: see
+`run_workers_with_plugins`."""
 
 from sglang.srt.entrypoints.http_server import app
 from sglang.srt.plugins.hook_registry import HookRegistry

@@ -1,7 +1,9 @@
-"""The relatives of the crash, each made anew in the lab: `make("missing-barrier")` says what became of it.
+"""Ten cases: the crash and nine relatives. `make("missing-barrier")` makes one of them in the lab, and returns its
+result with all its evidence.
 
-`case` says what a case is, `table` lists the ten, `stage` is where one is made, `acts` is what happens on it, `found`
-what came of it, `apart` a process of its own for those that need one, `command` what the terminal shows.
+`case` says what a case is. `table` lists the ten. `stage` is the place where a case is made, and `acts` has what
+happens there. `found` is the result. `apart` makes a case in processes of its own, if the case needs them. `command`
+writes what the terminal shows.
 """
 
 from repro.lab.cases.found import Found

@@ -1,4 +1,5 @@
-"""What happens in each case. An act makes one experiment on a stage; whatever can be real in it is real."""
+"""What happens in each case. An act makes one experiment on a stage, and returns the run. Wherever this is possible, an
+act causes the real event, and does not imitate its effect."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ def crash(stage: Stage) -> Run:
 
 
 def bootstrap_room(stage: Stage) -> Run:
-    """A request without an image, as a router of prefill/decode disaggregation sends it: with a room."""
+    """A request without an image. It has a bootstrap room, as if a router of prefill/decode disaggregation had sent
+    it."""
     request = make_request("text")
     request.bootstrap_room = ROOM
     return stage.run(request, n=2, release=NEWEST)
@@ -54,14 +56,16 @@ def failed_send(stage: Stage) -> Run:
 
 
 def tracker(stage: Stage) -> Run:
-    """A program that is no child of the server looks at the segment and ends. It has a resource tracker of its own."""
+    """A program that is not a child of the server opens the segment and ends. This program has a resource tracker of
+    its own."""
     return stage.run(
         n=1, release=LAST, fix=_after_the_wrap(lambda name: stage.beside(sys.executable, "-c", READER, name))
     )
 
 
 def remove_ipc(stage: Stage) -> Run:
-    """All that this user has in /dev/shm is removed, as systemd-logind does at the user's last logout."""
+    """All files of this user in /dev/shm are removed, as systemd-logind does at the user's last logout. Raises Refused
+    unless the /dev/shm is the case's own."""
     if not stage.private:
         raise Refused("this case removes all names of a user", "it is made in a /dev/shm of its own only")
     NEIGHBOUR.touch()
@@ -70,8 +74,8 @@ def remove_ipc(stage: Stage) -> Run:
 
 
 def unshared(stage: Stage) -> Run:
-    """Just before the request is wrapped, the tokenizer's thread gets a /dev/shm of its own; the scheduler keeps the
-    other one. `ls` looks at the tokenizer's."""
+    """Just before the request is wrapped, the tokenizer's thread gets a /dev/shm of its own. The scheduler keeps the
+    other /dev/shm. `ls` shows the tokenizer's."""
 
     def wrap(original: Callable[..., Any], request: Any) -> Any:
         _own_shm()
@@ -88,12 +92,14 @@ def contained(stage: Stage) -> Run:
 
 
 def descriptors(stage: Stage) -> Run:
-    """A thousand small tensors: as many segments, each of which takes two descriptors when it is opened."""
+    """A thousand small tensors become a thousand segments. Each segment takes two file descriptors when it is
+    opened."""
     return stage.run(make_request(items=1000, shape=(4, 8)), n=1, release=LAST)
 
 
 def _own_shm() -> None:
-    """A mount namespace of this thread alone, with a fresh tmpfs at /dev/shm. Raises Refused if that is not allowed."""
+    """Give this thread alone a new mount namespace, with a fresh tmpfs at /dev/shm. Raises Refused if this is not
+    allowed."""
     libc = ctypes.CDLL(None, use_errno=True)
     if (
         libc.unshare(CLONE_NEWNS)
@@ -104,7 +110,7 @@ def _own_shm() -> None:
 
 
 def _after_the_wrap(act: Callable[[str], None]) -> Plug:
-    """What acts on the first name when a request has been wrapped, and before it is sent."""
+    """A plug that calls `act` with the request's first name, after the request is wrapped and before it is sent."""
 
     def wrap(original: Callable[..., Any], request: Any) -> Any:
         wrapped = original(request)

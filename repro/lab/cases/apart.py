@@ -1,7 +1,8 @@
 """A case in processes of its own, with a /dev/shm of its own or fewer descriptors.
 
-The keeper (`python -m repro.lab.cases.keeper`) starts the process in which the case is made, waits until that process
-and all that it has started are gone, and tells what came of it. So a case may end by a signal.
+The keeper (`python -m repro.lab.cases.keeper`) starts the process in which the case is made. The keeper waits until
+this process and all that it has started are gone, and then writes the result to a file. So there is a result even if a
+signal ends the case's process.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ KEEPER = "repro.lab.cases.keeper"
 
 
 def make(case: Case) -> Found:
-    """What came of the case. Raises Refused if this machine does not allow what it needs."""
+    """Make the case in processes of its own, and return the result. Raises Refused if this machine does not allow what
+    the case needs."""
     alone = small_shm.namespace(case.mebibytes) if case.mebibytes else []
     with folders.folder("case") as folder:
         command = [*alone, sys.executable, "-m", KEEPER, case.name, str(folder), str(os.stat(SHM).st_dev)]

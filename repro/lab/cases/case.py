@@ -14,10 +14,10 @@ from repro.lab.lifted import Run
 class Case:
     """One way in which a handle that is good for one use is used twice, lost, or taken away.
 
-    `what` says in one line what happens. `act` makes it happen, and `outcome` is what the verdict then is. `cause` and
-    `first` are what a reader has to find: the cause, and the first thing to do. `look` says which evidence tells it
-    from the others. With `mebibytes` or `descriptors`, the case is made in a process of its own, with a /dev/shm of
-    that size, or with so many open files at most.
+    `what` says in one line what happens. `act` makes it happen, and `outcome` is the outcome that the verdict must
+    have. `cause` and `first` are what a reader has to find: the cause, and the first thing to do. `look` says which
+    evidence tells this case from the others. With `mebibytes` or `descriptors`, the case is made in a process of its
+    own, with a /dev/shm of that size, or with at most that many open files.
     """
 
     name: str

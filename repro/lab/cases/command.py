@@ -14,13 +14,13 @@ from repro.lab.cases.table import CASES
 from repro.lab.machine import preflight
 from repro.lab.terminal import aligned
 
-LIST = "list"  # the name that lists the names
+LIST = "list"  # given instead of a case's name: list all cases
 
 
 def answer(name: str, *, as_json: bool = False, picture: Path | None = None) -> str:
-    """The case of that name, made now, as text or as JSON; for LIST, a line a case. `picture` is a file that gets the
-    lanes as SVG. Raises Refused if there is no such case, if this machine cannot make it, or if the file cannot be
-    written."""
+    """Make the case with this name, and return its result as text or as JSON. For LIST, return one line for each case.
+    If `picture` is given, the lanes are written to this file as SVG. Raises Refused if there is no such case, if this
+    machine cannot make it, or if the file cannot be written."""
     if name == LIST:
         what = {case.name: case.what for case in CASES.values()}
         return json.dumps(what, indent=2) if as_json else "\n".join(names())
@@ -34,18 +34,18 @@ def answer(name: str, *, as_json: bool = False, picture: Path | None = None) -> 
 
 
 def names() -> Iterator[str]:
-    """A line a case: its name, and what happens."""
+    """One line for each case: its name, and what happens."""
     return aligned([(case.name, case.what) for case in CASES.values()])
 
 
 def as_dict(case: Case, found: Found) -> dict[str, Any]:
-    """The verdict as `--json` always gives it, with what belongs to the case."""
+    """The verdict in the form of every `--json`, with the case and its evidence added."""
     keys = ("what", "cause", "first", "look")
     return {**found.verdict.as_dict(), "case": {key: getattr(case, key) for key in ("name", *keys)}, **_evidence(found)}
 
 
 def told(case: Case, found: Found) -> Iterator[str]:
-    """A case in lines for people: verdict, lanes, and what is to be learnt from them."""
+    """The result of a case as lines for people: verdict, lanes, faults, cause, and the first thing to do."""
     verdict = found.verdict
     yield f"{case.name}: {case.what}"
     yield f"sglang {verdict.release} in the lab, n = {verdict.n}"

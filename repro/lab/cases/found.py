@@ -1,4 +1,4 @@
-"""What came of a case: a verdict, and all the evidence that a reader could have."""
+"""The result of a case: a verdict, and all the evidence that a reader could have."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from repro.lab.evidence.inotify import Seen
 from repro.lab.evidence.verdict import Verdict
 from repro.lab.lifted import Run
 
-FEW = 4  # names in a picture, if a run has made many
+FEW = 4  # names that a picture shows at most
 OTHERS, INSTANT = "somebody else", 1e-9  # seconds
 
 
 @dataclass
 class Found:
-    """`verdict`, `events`, `faults` and `kernel` are the run's. `labels` say what each send is, `names` which names it
-    carried, `rooms` which bootstrap room. `log` is what the processes printed, and `listing` what `ls -l` said of
-    /dev/shm at the end."""
+    """`verdict`, `events`, `faults` and `kernel` are the run's. For each send, `labels` has the word for it, `names`
+    the names that it carried, and `rooms` its bootstrap room. `log` is what the processes printed. `listing` is the
+    output of `ls -l` for /dev/shm at the end."""
 
     name: str
     verdict: Verdict
@@ -36,7 +36,7 @@ class Found:
 
     @classmethod
     def of(cls, name: str, run: Run, stage: Stage) -> Found:
-        """What a run came to on its stage."""
+        """The result of a run on its stage."""
         return cls(
             name,
             run.verdict,
@@ -52,18 +52,20 @@ class Found:
 
     @classmethod
     def from_dict(cls, told: dict[str, Any]) -> Found:
-        """What `as_dict` has told."""
+        """The result in the data of `as_dict`."""
         more = {"verdict": Verdict.from_dict(told["verdict"]), "events": [Event(**each) for each in told["events"]]}
         return cls(**{**told, **more, "kernel": [Seen(**each) for each in told["kernel"]]})
 
     def as_dict(self) -> dict[str, Any]:
-        """As plain data, for `json.dumps`."""
+        """The result as plain data, for `json.dumps`."""
         return {**asdict(self), "verdict": self.verdict.as_dict()}
 
     @property
     def drawn(self) -> list[Event]:
-        """The events for a picture: all of them; of many names, the first ones, the last, and those that failed. What
-        somebody else unlinked stands before the open that failed for that reason: the kernel saw both."""
+        """The events for a picture, in order of time. If the run made more than FEW names, these are the events of the
+        first two names, of the last name, and of the first name with a failed act. If another program unlinked the
+        name of this failed act, only the kernel's account has that unlink. It has no time there, so it is placed just
+        before the failed act."""
         made = list(dict.fromkeys(event.name for event in self.events if event.what in NAMING))
         failed = [event for event in self.events if event.what.endswith("failed")]
         shown = set(made) if len(made) <= FEW else {*made[:2], *(event.name for event in failed[:1]), made[-1]}
@@ -83,7 +85,8 @@ class Found:
         return pictures.lanes_text(self.drawn, labels=self.labels)
 
     def taken_by_others(self) -> Sequence[str]:
-        """The names that were removed by no process of the experiment: the kernel saw it, the record did not."""
+        """The names that no process of the experiment unlinked: the kernel's account has their unlink, and the
+        recorder's events do not have it."""
         ours = [event.name for event in self.events if event.what == "unlink"]
         theirs = []
         for seen in self.kernel:

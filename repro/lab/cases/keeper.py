@@ -1,4 +1,5 @@
-"""`python -m repro.lab.cases.keeper CASE FOLDER DEVICE`: see `apart`. With one word more, it makes the case itself."""
+"""`python -m repro.lab.cases.keeper CASE FOLDER DEVICE`: see `apart`. DEVICE is the device number of the caller's
+/dev/shm. With one more word, the process is not the keeper: it makes the case itself."""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ LIMIT = 100.0  # seconds
 
 
 def main() -> int:
-    """0: `FOLDER/found` says what came of the case. 2: the case cannot be made here."""
+    """Returns 0 if `FOLDER/found` holds the result. Raises Refused if the case cannot be made here."""
     name, folder, device, *inner = sys.argv[1:]
     case, place = named(name), Path(folder)
     private = bool(case.mebibytes)
@@ -42,10 +43,10 @@ def main() -> int:
 
 
 def keep(place: Path, private: bool) -> int:
-    """Make the case in a process below this one, and look after it when all its processes have ended. Raises Refused if
-    they do not end, or if the case cannot be made."""
+    """Make the case in a child process. When all its processes have ended, complete the result, and write it to
+    `place`. Returns 0. Raises Refused if the processes do not end, or if the case cannot be made."""
     command = [sys.executable, "-m", "repro.lab.cases.keeper", *sys.argv[1:], "inner"]
-    try:  # it returns when nobody holds the pipes any more
+    try:  # this call returns only when no process holds the pipes any more
         run = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=LIMIT)
     except subprocess.TimeoutExpired:
         raise Refused(f"the case did not end within {LIMIT:.0f} s", "try when the machine is less busy") from None
@@ -62,7 +63,8 @@ def keep(place: Path, private: bool) -> int:
 
 
 def ended_by(signal: str, name: str, place: Path) -> Found:
-    """What is known of a case whose process was ended by a signal: the exit status, and the record."""
+    """The result of a case whose process was ended by a signal: only the exit status and the recorder's file are
+    known."""
     record = place / "record"
     events = event.events(event.lines(record.read_bytes() if record.exists() else b"")[0])
     error = f"tokenizer killed by {signal}"

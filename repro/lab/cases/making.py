@@ -1,4 +1,4 @@
-"""Make a case: in this process, or in one of its own."""
+"""Make a case: in this process, or in processes of its own."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from repro.lab.refused import Refused
 
 
 def make(name: str) -> Found:
-    """What came of the case of that name, made now. Nothing is left behind. Raises Refused if there is no such case, or
-    if this machine cannot make it."""
+    """Make the case with this name, and return its result. Nothing is left in /dev/shm. Raises Refused if there is no
+    such case, or if this machine cannot make it."""
     case = named(name)
     return apart.make(case) if case.apart else here(case)
 
 
 def named(name: str) -> Case:
-    """The case of that name. Raises Refused if there is none."""
+    """The case with this name. Raises Refused if there is none."""
     if name not in CASES:
         raise Refused(f"no case is called {name!r}", f"give one of {', '.join(CASES)}")
     return CASES[name]
 
 
 def here(case: Case, stage: Stage | None = None) -> Found:
-    """The case, made in this process."""
-    pool.warm_up()  # imports torch in another process, while this one does
+    """Make the case in this process, and return its result."""
+    pool.warm_up()  # imports torch in another process, while this process imports it
     stage = stage or Stage()
     return Found.of(case.name, case.act(stage), stage)

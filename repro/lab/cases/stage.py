@@ -1,4 +1,4 @@
-"""Where a case is made: an experiment of the lab, and what can be seen around it."""
+"""The place where a case is made: one experiment of the lab, and what is seen around it on the machine."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ LIMIT = 60.0  # seconds for an experiment, and for a program beside it
 @dataclass
 class Stage:
     """A place for one experiment. `private` says that the /dev/shm is the case's own, so that nothing foreign is in it.
-    `record` is a file that gets each event at once. `said` is what programs beside the experiment printed, `listing`
-    what `ls -l` said of /dev/shm at the end, before anything was swept."""
+    `record` is a file to which each event is written at once. `said` is what programs beside the experiment printed.
+    `listing` is the output of `ls -l` for /dev/shm at the end, before anything was swept."""
 
     private: bool = False
     record: str = ""
@@ -26,22 +26,23 @@ class Stage:
     listing: str = ""
 
     def run(self, request: object = None, **fields: object) -> lifted.Run:
-        """Make the experiment. Raises what `lifted.run` raises."""
+        """Make the experiment, and return it. Raises what `lifted.run` raises."""
         return lifted.run(request, look=self.look, record=self.record, timeout=LIMIT, **fields)
 
     def look(self, events: Sequence[Event]) -> None:
-        """Keep what `ls -l` says, if nothing is kept yet: of all of /dev/shm if it is private, else of what is left."""
+        """Keep the output of `ls -l`, unless there is one already. A private /dev/shm is listed whole. Otherwise only
+        the names that the run has left are listed."""
         names = [] if self.private else [event.path.name for event in leftovers.left(events)]
         self.listing = self.listing or (listed(names) if names or self.private else "total 0\n")
 
     def beside(self, *command: str) -> None:
-        """Let another program run to its end, and the end of what it has started."""
+        """Run another program, wait until it and all that it has started have ended, and keep what they printed."""
         done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=LIMIT)
         self.said.append(done.stdout + done.stderr)
 
 
 def listed(names: Sequence[str] = ()) -> str:
-    """What `ls -l` says of these names in /dev/shm; of all of them if none is given."""
+    """The output of `ls -l` for these names in /dev/shm, or for all names if none is given."""
     return subprocess.run(
         ["ls", "-l", "--", *names], cwd=SHM, capture_output=True, encoding="utf-8", timeout=LIMIT
     ).stdout

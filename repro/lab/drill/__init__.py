@@ -1,6 +1,7 @@
-"""The drill: a case is dealt blind, and the evidence judges the reader's answer.
+"""The drill: a case is dealt without its name. The reader answers, and the evidence speaks for or against the answer.
 
-`shown` makes the text that the reader gets, `rules` reads that text and nothing else, `dealt` deals and judges.
+`shown` makes the text that the reader gets. `rules` reads this text and nothing else. `dealt` deals a case and judges
+an answer.
 """
 
 from repro.lab.drill.dealt import CAUSES, FIRSTS, Deal, deal

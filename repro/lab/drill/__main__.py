@@ -11,12 +11,13 @@ from repro.lab.drill.dealt import CAUSES, FIRSTS, Deal, deal
 from repro.lab.refused import Refused
 from repro.lab.terminal import OneLineParser, command, progress
 
-SEEDS = 1000  # of which one is drawn, if none is given
+SEEDS = 1000  # without --seed, one of so many seeds is drawn
 
 
 @command(name="repro.lab.drill")
 def main(words: Sequence[str] | None = None) -> int:
-    """0: the answer is right, or the reader has left. 1: it is not. 2: bad input, or the case cannot be made here."""
+    """Returns 0 if the answer is right or the reader has left, 1 if the answer is wrong, 2 for bad input or if the case
+    cannot be made here, 130 after Ctrl-C."""
     try:
         arguments = parse(words)
         with progress(sys.stderr):
@@ -30,8 +31,8 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def asked(dealt: Deal, answer: Sequence[str] | None) -> int:
-    """Show the case, take the answer, and say what speaks for and against it. Raises Refused for what is no answer,
-    EOFError if the reader leaves."""
+    """Show the case, take the answer, and print what speaks for and against it. Returns 0 if the answer is right, else
+    1. Raises Refused if the answer is not two valid numbers, and EOFError if the reader leaves."""
     if answer:
         cause, first = number(answer[0], CAUSES), number(answer[1], FIRSTS)
     print(f"seed {dealt.seed}\n\n{dealt}\n\ncauses\n{numbered(CAUSES)}\n\nfirst things to do\n{numbered(FIRSTS)}\n")
@@ -42,7 +43,7 @@ def asked(dealt: Deal, answer: Sequence[str] | None) -> int:
 
 
 def typed(what: str) -> str:
-    """A line from the reader. Raises EOFError."""
+    """A line that the reader types, after the question for `what`. Raises EOFError if the input has ended."""
     print(f"{what}, a number: ", end="", flush=True)
     line = sys.stdin.readline()
     if not line:
@@ -51,14 +52,14 @@ def typed(what: str) -> str:
 
 
 def number(text: str, choices: Sequence[str]) -> int:
-    """The number of one of the choices. Raises Refused for any other text."""
+    """The number of a choice, from 1 on, that `text` gives. Raises Refused for any other text."""
     if not text.isdecimal() or not 1 <= int(text) <= len(choices):
         raise Refused(f"{text!r} is no answer", f"give a number from 1 to {len(choices)}")
     return int(text)
 
 
 def numbered(choices: Sequence[str]) -> str:
-    """The choices, a line each, from 1 on."""
+    """The choices with their numbers, one line each, from 1 on."""
     return "\n".join(f"{place:4}  {choice}" for place, choice in enumerate(choices, start=1))
 
 
@@ -72,7 +73,7 @@ def seed(text: str) -> int:
 def parse(words: Sequence[str] | None) -> Namespace:
     """The command line. Raises Refused, in one line."""
     parser = OneLineParser(prog="python -m repro.lab.drill", description=__doc__)
-    parser.add_argument("--seed", type=seed, default=random.randrange(SEEDS), help="which case (default: by chance)")
+    parser.add_argument("--seed", type=seed, default=random.randrange(SEEDS), help="which case (default: a random one)")
     parser.add_argument("--case", nargs="+", default=[], metavar="NAME", help="deal one of these cases only")
     parser.add_argument("--answer", nargs=2, metavar=("CAUSE", "FIRST"), help="two numbers; else they are asked for")
     return parser.parse_args(words)

@@ -18,24 +18,24 @@ DECK = random.Random(24231).sample(list(CASES), len(CASES))
 
 @dataclass(frozen=True)
 class Deal:
-    """A case that was dealt. As text, it is what the reader gets; `case` is what the reader has to find."""
+    """A case that was dealt. `str()` gives the text that the reader gets. `case` is what the reader has to find."""
 
     seed: int
     case: Case
     shown: Shown
 
     def __repr__(self) -> str:
-        return f"<Deal {self.seed}>"  # and not the case: a notebook shows it
+        return f"<Deal {self.seed}>"  # without the case's name, because a notebook shows this text
 
     def __str__(self) -> str:
         return str(self.shown)
 
     def is_right(self, cause: int, first: int) -> bool:
-        """Whether both numbers, from 1 on in CAUSES and FIRSTS, are right."""
+        """Whether both numbers are right. They count from 1: `cause` in CAUSES, `first` in FIRSTS."""
         return (CAUSES[cause - 1], FIRSTS[first - 1]) == (self.case.cause, self.case.first)
 
     def judged(self, cause: int, first: int) -> Iterator[str]:
-        """What speaks for and against an answer, a line each. The answer is two numbers, as in `is_right`."""
+        """Lines that say what speaks for and against an answer. The answer is two numbers, as in `is_right`."""
         said = next(case for case in CASES.values() if case.cause == CAUSES[cause - 1])
         yield f"you say     {said.cause}"
         yield from self._about(said)
@@ -47,7 +47,7 @@ class Deal:
         if done is not self.case:
             yield f"  that is for another cause: {done.cause}"
             yield f"do first    {self.case.first}"
-        yield "right, both" if self.is_right(cause, first) else "not both are right"
+        yield "both are right" if self.is_right(cause, first) else "not right: at least one of the two is wrong"
 
     def _about(self, case: Case) -> Iterator[str]:
         found = signs(self.shown)
@@ -56,9 +56,10 @@ class Deal:
 
 
 def deal(seed: int, names: Sequence[str] = ()) -> Deal:
-    """The case of that seed, made now: any ten seeds in a row deal each case once. With `names`, one of those.
+    """Make and return the case that belongs to this seed. Ten consecutive seeds deal each case once. With `names`, only
+    the cases with these names are dealt.
 
-    Raises Refused if a name is no case, or if this machine cannot make the case.
+    Raises Refused if a name is not the name of a case, or if this machine cannot make the case.
     """
     deck = [making.named(name).name for name in names] or DECK
     name = deck[seed % len(deck)]

@@ -1,4 +1,4 @@
-"""What the evidence says: rules that read a dealt case's three texts, and nothing else."""
+"""What the evidence says. The rules read the three texts of a dealt case, and nothing else."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ERRNO_2 = DEAD - {"descriptors"} | {"contained"}
 
 @dataclass(frozen=True)
 class Sign:
-    """Something that the evidence says, and the cases for which and against which it speaks."""
+    """One thing that the evidence says, the cases that it speaks for, and the cases that it speaks against."""
 
     says: str
     speaks_for: Collection[str]
@@ -28,7 +28,7 @@ class Sign:
 
 
 class Line(NamedTuple):
-    """A line of the events."""
+    """A line of the events: `who` does `what` to `name`, for `send` ("" if the act belongs to no send)."""
 
     who: str
     what: str
@@ -37,12 +37,12 @@ class Line(NamedTuple):
 
 
 def signs(shown: Shown) -> list[Sign]:
-    """Every sign in these texts."""
+    """All signs in these texts, in the order of RULES."""
     return [Sign(says, *verdict) for rule, *verdict in RULES for says in rule(shown)]
 
 
 def named_by(shown: Shown) -> set[str]:
-    """The cases for which a sign speaks, and against which none does."""
+    """The names of the cases for which at least one sign speaks, and against which no sign speaks."""
     found = signs(shown)
     spoken_for = set().union(*(sign.speaks_for for sign in found))
     return spoken_for.difference(*(sign.against for sign in found))
@@ -99,7 +99,7 @@ def _never_opened(shown: Shown) -> Iterator[str]:
 
 
 def _left(shown: Shown) -> Iterator[str]:
-    """Unlinked by nobody, and there at the end."""
+    """A name that nobody has unlinked and that is there at the end."""
     taken = {line.name for line in lines(shown, "unlink")}
     for name in dict.fromkeys(line.name for line in lines(shown, "create")):
         if name not in taken and re.search(rf" {re.escape(name[1:])}$", shown.listing, re.MULTILINE):

@@ -11,7 +11,7 @@ from repro.lab.cases import Found
 from repro.lab.teaching import transcript
 from repro.lab.terminal import aligned
 
-FEW = 3  # lines that say the same but for a name
+FEW = 3  # of many lines that differ only in the name, so many are shown
 OWN = re.compile(r'^ +File "[^"]*(?:recorder|scheduler_side)\.py", .*\n +…\n', re.MULTILINE)  # the lab's own frames
 TRACKER = re.compile(r"^\S* UserWarning: (resource_tracker: .* at shutdown).*\n(?: +warnings\.warn.*\n)?", re.MULTILINE)
 ENTRY = re.compile(r"^(\S+) +\d+ +\S+ +\S+ +(\d+) .* (\S+)$")
@@ -58,8 +58,8 @@ def _log(found: Found) -> Iterator[str]:
 
 
 def _in_order(found: Found) -> list[Row]:
-    """The events without times. A send stands before what the scheduler does about it. What only the kernel saw stands
-    before the open that fails for that reason."""
+    """The events, without their times. A send comes before the acts of the scheduler for this send. An unlink that only
+    the kernel saw comes before the open that fails because of it."""
     labels = found.labels
     rows = [
         (event.role, event.what, event.name, labels[event.send] if event.send is not None else "")
@@ -78,19 +78,20 @@ def _in_order(found: Found) -> list[Row]:
 
 
 def _insert(rows: list[Row], row: Row, comes_before: Callable[[Row], bool]) -> None:
-    """Put a row before the first one for which that is true; at the end if there is none."""
+    """Put `row` before the first of `rows` for which `comes_before` is true; at the end if there is none."""
     rows.insert(next((place for place, other in enumerate(rows) if comes_before(other)), len(rows)), row)
 
 
 def _sends(found: Found) -> Iterator[tuple[str, str]]:
-    """Each send, and what it carries: names, or a room."""
+    """The label of each send that carries something, and what it carries: names, or a bootstrap room."""
     for label, names, room in zip(found.labels, found.names, found.rooms, strict=False):
         if names or room is not None:
             yield label, ", ".join(names[:FEW]) or f"room {room}"
 
 
 def _short(rows: Iterable[Row]) -> Iterator[Row]:
-    """The rows; of many in a row that differ by the name alone, the first ones, and how many more there are."""
+    """The rows, shortened. Of many consecutive rows that differ only in the name, the first FEW are kept, and one row
+    says how many more there are."""
     for (role, what, send), group in groupby(rows, key=lambda row: (row[0], row[1], row[3])):
         same = list(group)
         many = len(same) > 3 * FEW

@@ -69,8 +69,9 @@ def arguments(model: str, device: Device) -> dict[str, Any]:
 
 
 def start(model: str, name: str, **more: Any) -> Any:
-    """A running `sglang.Engine` on the device of that name, with `more` arguments if there are any. To be called in a
-    child only (see `launcher`): if its scheduler dies, sglang kills the calling process and everything below it."""
+    """A running `sglang.Engine` on the device `name` (`cpu` or `cuda`), with `more` arguments if there are any. Call
+    this in a child only (see `launcher`): if the engine's scheduler dies, sglang kills the calling process and
+    everything below it."""
     sglang = prepare(model)
     note("phase", phase="boot")
     given = {**arguments(model, DEVICES[name]), **more}

@@ -105,7 +105,8 @@ def on_the_cpu(why: str, model: str) -> str:
 
 
 def parse(description: str, promise: Outcome, manner: Manner) -> Namespace:
-    """The parsed command line. Raises Refused, in one line, where argparse would print its usage."""
+    """The parsed command line. Raises Refused, with one line, for bad usage; argparse would print its usage and
+    exit."""
     parser = OneLineParser(description=" ".join(description.split()))
     parser.add_argument("--n", type=count, default=2, help="how many samples to ask for (default: %(default)s)")
     parser.add_argument("--image", type=Path, metavar="FILE", help="an image (default: 112 x 112 pixels of crimson)")

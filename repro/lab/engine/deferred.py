@@ -2,8 +2,8 @@
 
 Half of the time that an engine's first process spends on imports goes into packages that a run with the tiny model on
 a CPU never uses: torch._dynamo, which TORCHDYNAMO_DISABLE=1 switches off; IPython, which draws nothing in an engine;
-the processors of other models. Placeholders stand in for them. A placeholder answers nothing by itself: the first use
-loads the real module and passes the use on to it. So a run that needs one of them gets the real one, only later.
+the processors of other models. Placeholders stand in for these modules. The first use of a placeholder loads the real
+module and passes the use on to it. So a run that needs one of these modules gets the real one, only later.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ NOTHING_TO_CLEAR = ("torch._dynamo.trace_rules.clear_lru_cache",)
 MARKS = ("allow_in_graph", "assume_constant_result")
 
 _deferred: set[str] = set()
-_told_to_dynamo: list[Callable[[], object]] = []  # while torch._dynamo was put off
+_told_to_dynamo: list[Callable[[], object]] = []  # calls that are made when torch._dynamo is loaded
 
 
 def install() -> None:

@@ -44,7 +44,7 @@ DECIDES = (
     "XDG_",
     "HOME",
 )
-OURS = "SGLANG_SHM_"  # the kit's variables for its own processes; only two of them decide
+OURS = "SGLANG_SHM_"  # the kit's variables for its own processes; only two of them decide how sglang is imported
 OURS_THAT_DECIDE = (engine.START_METHOD, deferred.NAMES)
 
 
@@ -191,7 +191,8 @@ def forget_the_host() -> None:
 
 
 def require_one_thread() -> None:
-    """Raise RuntimeError if this process has a second thread: in a forked child, no thread would free its locks."""
+    """Raise RuntimeError if this process has a second thread. A forked child has no such thread, so no thread there
+    would free the locks that the second thread holds."""
     threads = len(os.listdir("/proc/self/task"))
     if threads > 1:
         raise RuntimeError(f"a host must not fork: the import has started {threads - 1} threads")

@@ -1,4 +1,4 @@
-"""Run a scene, a function that may kill its whole process tree, and come back with a verdict."""
+"""Run a scene, a function that may kill its whole process tree, and return a verdict all the same."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ PROMISES = {
 
 
 def text(verdict: Verdict, promise: Outcome) -> str:
-    """The verdict against what was promised, with its evidence, in a screenful of lines."""
+    """The verdict beside the promise, with the evidence, in about one screen of lines."""
     return "\n".join(_lines(verdict, promise))
 
 
@@ -53,7 +53,7 @@ def _happened(verdict: Verdict) -> str:
     if verdict.outcome == "refused":
         return f"it could not be run: {verdict.message}"
     if verdict.error and verdict.error.endswith("SIGBUS"):
-        return f"died: {verdict.error}, as Linux does it to a process that writes more into /dev/shm than there is room"
+        return f"died: {verdict.error}. Linux does this to a process that writes into /dev/shm when /dev/shm is full"
     return f"{verdict.error} at {verdict.where}" if verdict.where else f"died: {verdict.error}"
 
 

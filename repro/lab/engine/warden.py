@@ -111,7 +111,7 @@ def watch(task: Task, child: int) -> None:
 
 
 class Watch:
-    """One task under way."""
+    """One task while it runs."""
 
     def __init__(self, task: Task, child: int, events: BinaryIO) -> None:
         self.task, self.child, self.events = task, child, events

@@ -1,5 +1,5 @@
-"""An event: one thing that happened to one name in /dev/shm. And the file to which a run's processes write their
-events."""
+"""An event: one thing that happened to one name in /dev/shm. This module also reads the file to which a run's processes
+write their events."""
 
 from __future__ import annotations
 

@@ -1,10 +1,11 @@
-"""An order of acts that was recorded before, followed by all processes of another run.
+"""A recorded order of acts, which all processes of another run follow.
 
-Every process knows the whole order: which role does what, one act after the other. A number that all of them share says
-whose turn it is. So nobody has to hold anything, and a process that dies holds nobody up: it died after its last act.
+Every process knows the whole order: which role does what, one act after the other. The processes share one number: the
+number of the next act. So there is no lock that a dying process could keep. A process that dies at the same place as
+the recorded process has no act left in the order, so no other process waits for it.
 
-Where a run cannot follow, because a process does something else or does not come to its act, all of them give the order
-up, and go on as they like. Whether a run was as recorded, its own record says.
+A run cannot follow the order if a process does another act, or does not reach its act in time. Then all processes give
+the order up, and go on without waiting. Only the run's own record says whether the run was as recorded.
 """
 
 from __future__ import annotations
@@ -17,34 +18,36 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-ACTS = ("create", "link", "open", "unlink", "map", "close")  # what waits for its turn
-OF_MEMORY = ("map", "close")  # those that no model has
+ACTS = ("create", "link", "open", "unlink", "map", "close")  # the acts that wait for their turn
+OF_MEMORY = ("map", "close")  # the acts that no model of the protocol has
 TOKENIZER, GIVEN_UP = "tokenizer", -1
 PAUSE = 0.0002  # seconds between two looks at the number
-Order = Sequence[tuple[str, str]]  # of each act, the role and what it does
+Order = Sequence[tuple[str, str]]  # for each act: the role, and what the role does
 
 
 class InOrder:
-    """The place of the process with this `role` in an `order`. `path` is the file with the number; whoever comes first
-    makes the file. A process waits `patience` seconds for its turn, at most."""
+    """The place of the process with this `role` in an `order`. `path` is the file with the shared number. The first
+    process makes this file. A process waits for its turn for at most `patience` seconds."""
 
     def __init__(self, path: str, order: Order, role: str, patience: float) -> None:
         self.order, self.role, self.patience = order, role, patience
         self._mine = deque(number for number, (who, _) in enumerate(order) if who == role)
         with Path(path).open("a+b") as file:
-            file.truncate(mmap.PAGESIZE)  # zeros, or what is there
+            file.truncate(mmap.PAGESIZE)  # a new file gets zeros; a file that is there keeps its content
             self._next = ctypes.c_int.from_buffer(mmap.mmap(file.fileno(), mmap.PAGESIZE))
 
     @contextmanager
     def turn(self, what: str) -> Iterator[None]:
-        """Wait until `what` is this process's next act, and the order's; the context does it."""
+        """A context that is entered when it is this process's turn. The act `what` is done in the context. If `what` is
+        not one of ACTS, the context is entered at once."""
         if what not in ACTS or self._is_over():
             yield
             return
-        number = self._mine.popleft() if self._mine else len(self.order) + 1  # beyond: it was killed before it did more
+        beyond = len(self.order) + 1  # no act is left: the recorded process was killed before this act
+        number = self._mine.popleft() if self._mine else beyond
         if number < len(self.order) and self.order[number][1] != what:
             self.give_up()
-        if number > len(self.order) and self.role == TOKENIZER:  # which is never killed
+        if number > len(self.order) and self.role == TOKENIZER:  # the tokenizer is never killed
             self.give_up()
         self._until(number)
         try:
@@ -54,11 +57,12 @@ class InOrder:
                 self._next.value = number + 1
 
     def wait_for_others(self) -> None:
-        """Wait until this process's next act is the order's next, too; or, if it has none, until the order is over."""
+        """Wait until all acts before this process's next act are done. If this process has no act left, wait until all
+        acts of the order are done."""
         self._until(self._mine[0] if self._mine else len(self.order))
 
     def give_up(self) -> None:
-        """From now on, nobody follows the order."""
+        """From now on, no process follows the order."""
         self._next.value = GIVEN_UP
 
     def _is_over(self) -> bool:

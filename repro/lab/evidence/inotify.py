@@ -29,9 +29,10 @@ class Account:
 def watching() -> Iterator[Account]:
     """A context with an account. When the context ends, the account holds what happened to names in /dev/shm meanwhile.
 
-    A failed open is not in the account. A create counts as an open, too. The kernel queues the events (16,384 by
+    A failed open is not in the account. A create is also reported as an open. The kernel queues the events (16,384 by
     default), so no thread is needed. Other programs' names are in the account, too. The number of inotify instances of
-    a user is limited (128 by default, and a desktop uses many). If no instance is left, the account is empty.
+    a user is limited (128 by default, and a desktop uses many). If no instance is left, the account is empty, and
+    `trouble` says so.
     """
     from inotify_simple import INotify, flags
 
@@ -51,6 +52,6 @@ def watching() -> Iterator[Account]:
         finally:
             for event in watch.read(timeout=0):
                 if event.mask & flags.Q_OVERFLOW:
-                    account.trouble = "the kernel's account is not whole: its queue was full"
+                    account.trouble = "the kernel's account is incomplete: its queue was full"
                 elif event.name and event.mask in words:  # an event without a name is about the folder itself
                     account.seen.append(Seen(words[event.mask], f"/{event.name}"))

@@ -56,8 +56,8 @@ class LastWords:
 
 
 def read(log: str) -> LastWords | None:
-    """The last words in a log: the exception that a process of sglang reports as hit; if there is none, the last
-    traceback of the log; if there is none, None."""
+    """The last words in a log: the last exception that a process of sglang says it has hit. If there is none, the last
+    traceback of the log. If there is no traceback, None."""
     blocks = [match.start() for match in re.finditer(re.escape(START), log)]
     if not blocks:
         return None

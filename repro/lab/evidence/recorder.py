@@ -35,14 +35,14 @@ _SHM = f"{SHM}/"
 
 
 class Recorder:
-    """Records what this process does to names, in the file at `path`, from `start` to `stop`; also a context manager.
+    """Records what this process does to names, in the file at `path`, from `start` to `stop`. Also a context manager.
 
     `role` is the process's role in sglang (None: the process's title gives it). `details` adds the events `map` and
     `close`. `react` is called with each event. With `at_once`, each event is written when it happens: a process that
     may be killed needs this. Otherwise the events are written when a send is over: a process whose sends are timed
     needs this. `thread` is the only thread that is recorded (None: all threads), because other threads of the process
-    are not part of the run. With a `turnstile`, the process waits for its turn before each recorded call. With
-    an `order`, which was recorded before, the process does so, too.
+    are not part of the run. With a `turnstile`, the process waits for its turn before each recorded call. With an
+    `order`, which an earlier run has recorded, the process waits for its turn in this order.
 
     `spent` counts the seconds that the recorder itself has taken.
     """
@@ -68,7 +68,8 @@ class Recorder:
         self._undo = contextlib.ExitStack()
 
     def start(self) -> Recorder:
-        """Record from now on. Raises OSError if the file cannot be opened, RuntimeError if this process is recorded."""
+        """Record from now on. Returns the recorder itself. Raises OSError if the file cannot be opened, RuntimeError if
+        this process is already recorded."""
         global _current
         if _current is not None:
             raise RuntimeError(f"this process is already recorded, in {_current.path}")
@@ -152,8 +153,8 @@ class Recorder:
         return event
 
     def _then(self, event: Event | None) -> None:
-        """React to an event when its turn is over. So a process that is killed by the reaction has written the event,
-        and no other process waits for it."""
+        """React to an event when its turn is over. The reaction may kill this process. Then the event is written
+        already, and no other process waits for this process's turn to end."""
         if event and self.react:
             self.react(event)
 
@@ -161,7 +162,8 @@ class Recorder:
         return self.thread in (None, threading.get_ident())
 
     def _at_its_own_cost(self, original: Callable, replace: Callable[[Callable], Callable]) -> Callable:
-        """What replaces `original`. The time that it takes is `spent`, but for the time of the original."""
+        """The replacement for `original`. The seconds that the replacement takes are added to `spent`, without the
+        seconds that `original` takes."""
         return self._counted(replace(self._counted(original, -1)), 1)
 
     def _counted(self, call: Callable, sign: int) -> Callable:
@@ -225,7 +227,8 @@ class Recorder:
         return link
 
     def _opens_files(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        """For releases that make plain files in /dev/shm."""
+        """Some releases make their segments as plain files in /dev/shm. Only calls that make a new file are
+        recorded."""
 
         def open(file: Any, *arguments: Any, **named: Any) -> Any:
             name = _name_in_shm(file)
@@ -286,7 +289,8 @@ class Recorder:
         return close
 
     def turn(self, what: str, name: str = "") -> contextlib.AbstractContextManager[None]:
-        """A context that is entered when it is this process's turn; without a turnstile or an order, at once."""
+        """A context that is entered when it is this process's turn. Without a turnstile or an order, it is entered at
+        once."""
         if self._is_watched():
             if self.order:
                 return self.order.turn(what)
@@ -295,7 +299,8 @@ class Recorder:
         return contextlib.nullcontext()
 
     def _registers(self, original: Callable[..., None]) -> Callable[..., None]:
-        """Only for a turnstile: the act of telling the tracker about a name for the first time."""
+        """Only with a turnstile: the first time that this process tells the resource tracker about a name waits for its
+        turn."""
 
         def register(name: str, kind: str) -> None:
             with self.turn("register", name) if self.turnstile.is_new(name) else contextlib.nullcontext():
@@ -305,7 +310,8 @@ class Recorder:
 
     @contextlib.contextmanager
     def _recorded(self, what: str, name: str) -> Iterator[dict[str, Any]]:
-        """A context that records its success, with the fields that it was given, or its failure."""
+        """A context around one act. If the act succeeds, it is recorded with the fields that were put into the
+        context's dict. If the act raises OSError, its failure is recorded."""
         fields: dict[str, Any] = {}
         with self.turn(what, name):
             began = time.monotonic()
@@ -322,7 +328,7 @@ _current: Recorder | None = None
 
 
 def current() -> Recorder | None:
-    """What records this process, if anything does."""
+    """The recorder of this process, or None."""
     return _current
 
 
@@ -384,8 +390,8 @@ def _makes(arguments: tuple[Any, ...], named: dict[str, Any]) -> bool:
 
 
 def _made_alone(file: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> int | None:
-    """Make the empty file that a call is about to make, and return its inode; None if another process was faster. The
-    operating system alone can tell the two apart, and only to who makes the file."""
+    """Make the empty file that a call is about to make, and return its inode; None if another process was faster. Only
+    an exclusive open can tell which of the two processes has made the file."""
     mode = 0o666
     if not isinstance(_how(arguments, named), str):
         mode = arguments[1] if len(arguments) > 1 else named.get("mode", 0o777)

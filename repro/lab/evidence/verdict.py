@@ -9,7 +9,7 @@ from typing import Any, Literal
 from repro.lab.evidence.last_words import LastWords
 
 Outcome = Literal["crashed", "survived", "hung", "refused"]
-LAST_TWO = ("unlink", "open failed")  # of a name that was used up
+LAST_TWO = ("unlink", "open failed")  # the last two events of a name that was sent again after its unlink
 TOO_LONG = "no end within the limit"  # the error of a run that hung
 
 
@@ -102,7 +102,8 @@ class Verdict:
         return [event for event in self.events if event.get("name") == self.segment]
 
     def keeps(self, promise: Outcome) -> bool:
-        """Whether the promise was kept: this crash and no other death, or n answers."""
+        """Whether the run did what was promised. `crashed` promises this crash and no other death, `survived` promises
+        n answers."""
         if promise == "crashed":
             return self.is_the_crash()
         return self.outcome == promise == "survived" and len(self.answers or []) == self.n

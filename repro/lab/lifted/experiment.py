@@ -31,7 +31,7 @@ from repro.lab.upstream.release import Release
 from repro.lab.upstream.source import INSTALLED
 from repro.lab.upstream.standin_data import TokenizedGenerateReqInput
 
-PATIENCE = 5.0  # seconds for an act to come that came in an earlier run
+PATIENCE = 5.0  # seconds to wait for the next act of a recorded order
 TRANSPORTS = ("shm", "default")
 
 
@@ -49,7 +49,7 @@ class Experiment:
     see `repro.lab.lifted.small_shm`.
 
     `undone` are the expansion points (1, 2) at which the fix of a fixed release is taken away again. `record` is a file
-    that gets each event at once and stays after the run. `look` is called with the events, before the sweep.
+    to which each event is written at once; it stays after the run. `look` is called with the events, before the sweep.
 
     Raises ValueError if a field has a wrong value.
     """
@@ -80,8 +80,9 @@ class Experiment:
             raise ValueError(f"transport = {self.transport!r} is not possible: give one of {', '.join(TRANSPORTS)}")
 
     def run(self, trace: Callable | None = None) -> Run:
-        """Make the experiment. The requests are left as the run left them. `trace` goes to `sys.settrace` on the
-        tokenizer's thread. Raises Refused if the release cannot be had, or if the fix does not plug in there."""
+        """Make the experiment, and return the run. The run changes the requests, and they are not restored. `trace`
+        goes to `sys.settrace` on the tokenizer's thread. Raises Refused if the release is not available, or if the fix
+        cannot be plugged into it."""
         fix = as_fix(self.fix)
         release = Release.of(self.release)
         pool.warm_up()
@@ -109,13 +110,13 @@ class Experiment:
                     release.set_transport(inline=session.inline, skip_tokenizer_init=self.skip_tokenizer_init)
                     tokenizer.execute(schedulers, recorder, trace=trace, timeout=self.timeout)
                     if order:
-                        order.wait_for_others()  # before those that have not died yet are killed
+                        order.wait_for_others()  # first: `end` kills schedulers that may still have acts to do
                     schedulers.end()
             except SchedulersGone as gone:
                 if not gone.killed:
                     raise
                 tokenizer.error = SchedulerDied()
-            finally:  # also when it was interrupted
+            finally:  # after an interrupt, too
                 notes, unreadable = event.lines(Path(session.events).read_bytes() if recorder.path.exists() else b"")
                 events = event.events(notes)
                 if self.look:
@@ -176,8 +177,8 @@ class Experiment:
 
 @dataclass
 class Run:
-    """The result of an experiment. `verdict` is of the same kind as an engine's. `events` is the recorder's account,
-    and `kernel` is inotify's account. `mutated` says whether the source requests have lost the features that they held.
+    """The result of an experiment. `verdict` is a `Verdict`, as for the engine. `events` is the recorder's account, and
+    `kernel` is inotify's account. `mutated` says whether the source requests have lost the features that they held.
     `kept` are the names that the fix keeps for the next request. `notes` say what is missing in the accounts. `log` is
     the text that the schedulers wrote."""
 
@@ -206,8 +207,9 @@ class Run:
         return [send.label for send in self.sends]
 
     def faults(self) -> list[str]:
-        """The faults of ownership, one line each. There is none if every send had names of its own, each name was
-        unlinked exactly once, the bytes were intact, the source was unmutated, and nothing was left."""
+        """The faults of ownership, one line each. The list is empty if the run survived, every send had names and a
+        bootstrap room of its own, each name was unlinked exactly once, the bytes were intact, the source was not
+        mutated, and nothing was left."""
         sent = [name for send in self.sends for name in send.names]
         made = [name for name in self.names if name not in self.kept]
         unlinked = [event.name for event in self.events if event.what == "unlink"]
@@ -268,7 +270,7 @@ def _verdict(tokenizer: Tokenizer, events: list[Event], log: str, release: str, 
     contained = isinstance(error, RequestFailed)
     if (words := last_words.read(log)) and (contained or _died(tokenizer)):
         verdict.died_of(words)
-        if contained:  # the scheduler told of the failure, and lives on
+        if contained:  # the scheduler reported the failure, and lives on
             verdict.outcome, verdict.dying = "refused", None
     elif isinstance(error, SchedulerDied):
         verdict.outcome, verdict.error = "crashed", "scheduler killed by SIGKILL"

@@ -33,7 +33,11 @@ class SchedulersGone(OSError):
 
 
 class Schedulers:
-    """The scheduler processes of one server: rank 0, and as many others as it has tensor-parallel ranks."""
+    """The scheduler processes of one server, one for each of its `ranks`.
+
+    `folder` holds their sockets. `of_multiprocessing` is another folder that the processes remove if this process is
+    killed. `release` is lifted when a process starts.
+    """
 
     def __init__(
         self,

@@ -14,15 +14,16 @@ from repro.lab.evidence.event import Event
 from repro.lab.evidence.in_order import ACTS, Order
 from repro.lab.refused import Refused
 
-SHOWN = ("--json", "--events", "--why")  # what only decides how a run is told
-LONGEST = 100_000  # characters: a shell's word has its limits. A longer order is left out
-LARGEST = 100 * LONGEST  # bytes, of what is in a token
+SHOWN = ("--json", "--events", "--why")  # options that decide only how a run is shown
+LONGEST = 100_000  # characters of a token: a word of a command line has a limited length
+LARGEST = 100 * LONGEST  # bytes of an unpacked token
 
 
 @dataclass(frozen=True)
 class Token:
-    """The words, with the release's name in them; the digest; and the order: the acts of all processes, one after the
-    other. Of a very long run there is no order, and it is made again without one."""
+    """`words` are the words of the command line, with the release's name. `digest` is as from the function `digest`.
+    `order` has the acts of all processes, one after the other. If the text of a token would be longer than LONGEST, the
+    order is left out, and the experiment is made again without an order."""
 
     words: tuple[str, ...]
     digest: str
@@ -53,7 +54,7 @@ class Token:
 
 
 def token(words: Sequence[str], release: str, events: Iterable[Event]) -> Token:
-    """The token of an experiment that these words have made, on this release."""
+    """The token of an experiment that the command line `words` has made on this release, with these events."""
     kept = [word for word in words if word not in SHOWN]
     events = acted(events)
     order = tuple((event.role, event.what.removesuffix(" failed")) for event in events)
@@ -61,8 +62,9 @@ def token(words: Sequence[str], release: str, events: Iterable[Event]) -> Token:
 
 
 def acted(events: Iterable[Event]) -> list[Event]:
-    """The acts among `events`, in an order in which they are possible. A record has the times at which calls began: a
-    name may still be opened when the call that unlinks it has begun. Such an unlink is put behind the open."""
+    """The acts among `events`, in an order in which they are possible. The time of an event is the time at which its
+    call began. So one process may open a name although the call of another process that unlinks the name began
+    earlier. Such an unlink is moved behind the open."""
     found = [event for event in events if event.what.removesuffix(" failed") in ACTS]
     for unlink in [event for event in found if event.what == "unlink"]:
         opened = 0
@@ -78,8 +80,8 @@ def acted(events: Iterable[Event]) -> list[Event]:
 
 
 def digest(events: Iterable[Event]) -> str:
-    """A digest of who did what to which name for which send, in order. Names are told apart by the order in which they
-    were made."""
+    """A digest of who did what to which name for which send, in order. Each name counts as the number of its first
+    event, so the digest does not depend on random names."""
     numbers: dict[str, int] = {}
     told = [
         (event.role, event.what, numbers.setdefault(event.name, len(numbers)), event.send) for event in acted(events)

@@ -25,8 +25,9 @@ def make_request(
 ) -> TokenizedGenerateReqInput:
     """A tokenized request with `items` items. Each item has a feature of random bytes, which `seed` decides.
 
-    `feature` is one of FEATURES: `list` and `tuple` hold two tensors each, `precomputed_embeddings` sits in the
-    attribute of that name, `text` is a request without an image. `dtype` is torch's name.
+    `feature` is one of FEATURES: `list` and `tuple` hold two tensors each, `precomputed_embeddings` is a tensor in the
+    attribute of that name, `text` is a request without an image. `dtype` is torch's name. Raises ValueError for any
+    other `feature`.
     """
     if feature not in FEATURES:
         raise ValueError(f"{feature!r} is not a feature kind: give one of {', '.join(FEATURES)}")
@@ -46,7 +47,7 @@ def shape_of(side: int) -> tuple[int, int]:
 
 
 def bytes_of(side: int) -> int:
-    """The size in bytes of that feature."""
+    """The size in bytes of the feature of an image of `side` x `side` pixels."""
     return 4 * math.prod(shape_of(side))
 
 

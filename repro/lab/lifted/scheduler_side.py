@@ -37,7 +37,7 @@ PATIENCE = 10.0  # seconds for another rank to come to the barrier
 class Session:
     """The scheduler's instructions for one experiment. `folder` is the experiment's own folder, with its record
     (`events`) and its `log`. Rank 0 receives from the tokenizer and forwards to the other ranks. The other ranks wait
-    `late` seconds before they look. Rank 0 carries out the `fault`."""
+    `late` seconds before they receive. Rank 0 carries out the `fault`."""
 
     folder: str
     release: str
@@ -53,10 +53,12 @@ class Session:
 
     @property
     def events(self) -> str:
+        """The file to which all processes of the experiment write their events."""
         return self.record or f"{self.folder}/events"
 
     @property
     def log(self) -> str:
+        """The file to which the schedulers write their last words and sglang's messages."""
         return f"{self.folder}/log"
 
     def in_order(self, role: str) -> InOrder | None:
@@ -88,15 +90,18 @@ class Barrier:
 
     @property
     def size(self) -> int:
-        """How many ranks there are, as far as this one has to know: 1, or more."""
+        """1 if there is one rank, else 2 or more. Only the first rank knows how many ranks there are: any other rank
+        has one pipe, so its `size` is 2."""
         return len(self.pipes) + 1
 
     def wait(self) -> None:
-        """Return when every rank is here. Raises TimeoutError if one does not come, RankDied if one has died."""
+        """Return when every rank is at the barrier. Raises TimeoutError if a rank does not come, RankDied if a rank has
+        died."""
         self.maximum(0)
 
     def maximum(self, value: int) -> int:
-        """The largest value that any rank gives, when every rank is here. Raises as `wait` does."""
+        """The largest value that any rank gives. Returns when every rank is at the barrier, and raises as `wait`
+        does."""
         try:
             if not self.first:
                 self.pipes[0].send(value)
@@ -113,7 +118,8 @@ class Barrier:
 
 
 def serve(place: Place, control: Connection, barrier: Barrier, release: str) -> None:
-    """Run sessions until the control pipe is closed. The target of the process. `release` is lifted beforehand."""
+    """Run sessions until the control pipe is closed. A scheduler's process runs this function, and nothing else. The
+    code of `release` is lifted before the first session."""
     # A session of its own: Ctrl-C, and Jupyter's SIGKILL of a whole group, must reach only the tokenizer's process.
     # Then the pipe closes. So this process ends, too, and removes what the tokenizer's process could not remove.
     os.setsid()
@@ -135,7 +141,7 @@ def serve(place: Place, control: Connection, barrier: Barrier, release: str) -> 
 
 
 class Scheduler:
-    """One rank. `session` is the experiment at hand."""
+    """One rank of the scheduler. `session` is the current experiment."""
 
     def __init__(self, place: Place, control: Connection, barrier: Barrier) -> None:
         self.place, self.control, self.barrier = place, control, barrier
@@ -147,15 +153,17 @@ class Scheduler:
         self.outbox.connect(place.outbox)
         self.others = [self.context.socket(zmq.PUSH) for _ in place.others]
         for other, address in zip(self.others, place.others, strict=True):
-            other.reconnect_ivl = 5  # ms: they may not be there yet
+            other.reconnect_ivl = 5  # ms: the other rank's socket may not be there yet
             other.connect(address)
 
     @property
     def role(self) -> str:
+        """The role of this process in events: `scheduler` for rank 0, `scheduler 1` for rank 1, ..."""
         return f"scheduler {self.place.rank}" if self.place.rank else "scheduler"
 
     def run(self) -> None:
-        """One session: requests until the tokenizer says that it is over. Raises EOFError if the tokenizer is gone."""
+        """Run one session: serve requests until the tokenizer says that the session is over. Raises EOFError if the
+        tokenizer is gone."""
         session = self.session
         self.release = Release.of(session.release)
         self.release.set_transport(inline=session.inline, skip_tokenizer_init=session.skip_tokenizer_init)
@@ -186,7 +194,7 @@ class Scheduler:
         """As in sglang's `run_scheduler_process` (scheduler.py): any exception ends the scheduler."""
         try:
             self._receive()
-        except RankDied:  # that rank has told why
+        except RankDied:  # the dead rank itself has written the reason
             _kill_myself()
         except Exception:
             with open(self.session.log, "a", encoding="utf-8") as log:
@@ -205,7 +213,7 @@ class Scheduler:
             if self.session.barrier and self._came_as_a_pointer(request):
                 self.barrier.wait()
             with self.recorder.turn("read"):
-                pass  # what is read, is read next
+                pass  # the turn only decides when the reading below begins
             self._unwrap(request)
         if self.place.rank == 0:
             answer = {"run": self.session.folder, "rid": request.rid, "intact": False, "error": ""}
@@ -225,8 +233,8 @@ class Scheduler:
             self.release.mm_utils.unwrap_shm_features(request)
 
     def _came_as_a_pointer(self, request: Any) -> bool:
-        """Whether any feature of the request came as a pointer. (Not called for 0.5.9, which has no function for
-        it.)"""
+        """Whether any feature of the request came as a pointer, by the release's `has_shm_features`. False for 0.5.9,
+        which does not have this function."""
         lifted = self.release.mm_utils
         return "has_shm_features" in lifted.lines and lifted.has_shm_features([request])
 

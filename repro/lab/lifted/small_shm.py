@@ -20,7 +20,7 @@ def lab(arguments: Sequence[str], *, mebibytes: int, module: str = "repro.lab") 
     """The verdict of `python -m MODULE ARGUMENTS --anyway --json` with a /dev/shm of `mebibytes`.
 
     If a process writes beyond the room, Linux ends it with SIGBUS, and the verdict says so. Raises Refused if this
-    machine does not allow a tmpfs in a namespace of its own (neither to root nor to a user), and if the lab refuses.
+    machine allows neither root nor a user to mount a tmpfs in a namespace of its own, or if the lab itself refuses.
     """
     command = [*namespace(mebibytes), sys.executable, "-m", module, *arguments, "--anyway", "--json"]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", timeout=LIMIT)

@@ -27,8 +27,8 @@ from repro.lab.places import SHM
 from repro.lab.upstream.expansion import FUNCTION
 from repro.lab.upstream.standin_data import GenerateReqInput, TokenizedGenerateReqInput
 
-NOBODY = 0  # the number of no thread
-ARRIVES = 0.02  # seconds in which a message arrives
+NOBODY = 0  # no thread has this number
+ARRIVES = 0.02  # seconds: a message between two processes has arrived by then
 PATIENCE = 5.0  # seconds to wait for the answers to earlier sends, when an experiment has failed
 
 
@@ -46,14 +46,14 @@ class ClientGone(Exception):
 
 @dataclass
 class Send:
-    """One request on its way. `names` are the names on the wire, `segments` the inodes behind them with their sizes in
-    bytes. `intact` says whether the scheduler found the original's bytes (None: no answer came), `seconds` how long
-    preparing and sending it held the event loop.
+    """One request on its way. `names` are the names on the wire. `segments` maps the inodes behind these names to their
+    sizes in bytes. `intact` says whether the scheduler found the original's bytes (None: no answer came). `seconds` is
+    the time for which preparing and sending the request held the event loop.
 
-    `cloned` and `inline` are bytes: of features that were copied before they were wrapped, and of the message itself.
-    `gone` says whether the message left, `at` when (as `Event.at`), and `where` from which line of
-    `_handle_batch_request`. `failed` is the error that the scheduler answered with ("": none). `room` is the request's
-    `bootstrap_room`.
+    `cloned` counts the bytes of features that were copied before they were wrapped. `inline` is the size of the message
+    in bytes. `gone` says whether the message left, and `at` when (as `Event.at`). `where` is the line of
+    `_handle_batch_request` that sent it. `failed` is the error that the scheduler answered with ("": none). `room` is
+    the request's `bootstrap_room`.
     """
 
     label: str
@@ -81,7 +81,8 @@ class Tokenizer:
     def __init__(
         self, manager: type, requests: Sequence[TokenizedGenerateReqInput], n: int, fault: Fault | None, run: str
     ) -> None:
-        """`manager` is the lifted `TokenizerManager`; `run` tells this experiment's answers from those of others."""
+        """`manager` is the lifted `TokenizerManager`. `run` identifies this experiment's answers: answers to an earlier
+        experiment may still arrive."""
         self.manager_class = type("TokenizerManager", (_Watched, manager), {"watcher": self})
         self.requests, self.n, self.fault, self.run = list(requests), n, fault, run
         self.sends: list[Send] = []
@@ -92,15 +93,15 @@ class Tokenizer:
         self.ended = threading.Event()  # not `join`: see `limits.within`
         self.over = False  # True when nobody waits for the result any more
         self.seconds = 0.0
-        self.prepared = self.bookkeeping = 0.0  # seconds: of the fix since the last send, and of the lab itself
+        self.prepared = self.bookkeeping = 0.0  # seconds of the fix since the last send; seconds of the lab itself
         self.features = {_address(array) for one in self.requests for array in arrays(one)}
 
     def execute(
         self, schedulers: Schedulers, recorder: Recorder, *, trace: Callable | None = None, timeout: float = 20.0
     ) -> None:
         """Run until the end, an error, the scheduler's death or the timeout. This needs a thread, because a notebook
-        has a loop already. Code that blocks the loop is interrupted after the timeout. If this is impossible, it is
-        left behind."""
+        has a loop already. Code that blocks the loop is interrupted after the timeout. Code that cannot be interrupted
+        stays behind on its thread."""
         self.schedulers, self.recorder = schedulers, recorder
         thread = threading.Thread(target=self._on_thread, args=(trace, timeout), name="tokenizer", daemon=True)
         thread.start()
@@ -117,14 +118,15 @@ class Tokenizer:
                 schedulers.abandon()
 
     def _leave(self) -> None:
-        """End the loop if it waits; nothing else would wake it. (If the loop has ended already, this does nothing.)"""
+        """Cancel the task of the loop, because nothing else would wake a loop that waits. (If the loop has ended
+        already, this does nothing.)"""
         self.over = True
         with contextlib.suppress(RuntimeError):
             if self.loop:
                 self.loop.call_soon_threadsafe(self.task.cancel)
 
     def timed(self, prepare: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        """`prepare`, with its time counted as the time of the send that follows."""
+        """A function that calls `prepare` and counts its time as part of the send that follows."""
 
         def timed(request: Any) -> Any:
             began = time.perf_counter()
@@ -135,7 +137,7 @@ class Tokenizer:
         return timed
 
     def react(self, event: Event) -> None:
-        """Kill the scheduler when the send at hand makes its first name, if that is the fault."""
+        """Kill the scheduler when the current send makes its first name, if that is the fault."""
         if event.what in NAMING and self._is_to("kill", "create", event.send):
             self._kill_the_scheduler()
 
@@ -186,6 +188,7 @@ class Tokenizer:
 
     @property
     def turnstile(self) -> Turnstile | None:
+        """The tokenizer's place at the turnstile, if there is one."""
         return self.recorder.turnstile
 
     def _wait_for_turn_to_get_the_answer(self) -> None:
@@ -194,13 +197,14 @@ class Tokenizer:
             pass
 
     def client_goes_away(self) -> None:
-        """For the holder of a turnstile. Raises ClientGone: there is nothing more to ask."""
+        """Called when the holder of the turnstile says that the client goes away. Raises ClientGone, because there is
+        no turn to wait for any more."""
         self.task.cancel()
         raise ClientGone
 
     def _kill_the_scheduler(self) -> None:
-        """By SIGKILL. Where acts come in an order, after all that others do before this process's next act; and a
-        little later, when what rank 0 has sent has arrived."""
+        """Kill rank 0 by SIGKILL. If the acts follow a recorded order, first wait until the other processes have done
+        all acts that come before this process's next act. Then wait until messages of rank 0 have arrived."""
         if self.recorder.order:
             self.recorder.order.wait_for_others()
             time.sleep(ARRIVES)
@@ -266,7 +270,7 @@ class Tokenizer:
                 send.failed = answer["error"]
             else:
                 send.intact = answer["intact"]
-            state = manager.rid_to_state.get(answer["rid"])  # none: nobody waits for the rest of a failed request
+            state = manager.rid_to_state.get(answer["rid"])  # no state: nobody waits for the rest of a failed request
             if state and send.failed:
                 _fail(state.answer, RequestFailed(send.failed))
             elif state and not state.answer.done():
@@ -281,14 +285,14 @@ class Tokenizer:
             for state in manager.rid_to_state.values():
                 _fail(state.answer, SchedulerDied())
 
-        for process in [] if self.turnstile else self.schedulers.processes:  # there, its holder says so
+        for process in [] if self.turnstile else self.schedulers.processes:  # the holder of a turnstile tells of deaths
             loop.add_reader(process.sentinel, died, process)
 
 
 def _fail(answer: asyncio.Future, error: Exception) -> None:
     if not answer.done():
         answer.set_exception(error)
-        answer.exception()  # asyncio would complain about those that nobody awaits any more
+        answer.exception()  # otherwise asyncio would complain about an error that nobody awaits any more
 
 
 def _keep_quiet(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -298,7 +302,7 @@ def _keep_quiet(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> Non
 
 
 class _Outbox:
-    """For the tokenizer's socket to the scheduler: what the lifted code sends goes through `Tokenizer.send`."""
+    """Stands for the tokenizer's socket to the scheduler: what the lifted code sends goes through `Tokenizer.send`."""
 
     def __init__(self, watcher: Tokenizer) -> None:
         self.send_pyobj = watcher.send
@@ -356,7 +360,8 @@ def _tokenized(arguments: tuple) -> TokenizedGenerateReqInput:
 
 
 def _label(number: int, batch: int, n: int) -> str:
-    """What the send of this number is; prompts of a batch are told apart by letters."""
+    """The label of the send with this number: `request`, `warm-up` or `sample K`. If the batch has several prompts, a
+    letter for the prompt follows."""
     if n == 1:
         prompt, name = number, "request"
     elif number < batch:

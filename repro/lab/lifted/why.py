@@ -1,5 +1,5 @@
-"""Why a run crashed: the steps from the failed open back to the item that two sends share. Each step has its line and
-place."""
+"""Why a run crashed: the steps from the failed open back to the item that two sends share. Each step names its place in
+the code."""
 
 from __future__ import annotations
 

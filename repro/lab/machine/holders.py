@@ -12,8 +12,8 @@ PROC = Path("/proc")
 
 def held_inodes() -> set[tuple[int, int]]:
     """Device and inode of each file that a living process has open or mapped, for all processes that this user may
-    inspect. Names would not do: a semaphore is mapped under its temporary name, and a hard link under any of its
-    names."""
+    inspect. Names are not enough: a semaphore is mapped under its temporary name, and a segment with several names
+    under any of them."""
     held: set[tuple[int, int]] = set()
     for process in _processes():
         for line in _bytes(process / "maps").splitlines():

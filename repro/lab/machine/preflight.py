@@ -52,8 +52,8 @@ def whole(path: Path, option: str) -> Path:
 
 
 def require_no_pipe(path: Path) -> None:
-    """Raise Refused for a named pipe, a socket or a device. To open a pipe waits for a process at the other end,
-    perhaps for ever. A read of a device, such as /dev/full, may never end."""
+    """Raise Refused for a named pipe, a socket or a device. A process that opens a pipe waits for a process at the
+    other end, perhaps for ever. A process that reads a device, such as /dev/full, may never come to an end."""
     with contextlib.suppress(OSError):
         if path.exists() and not (path.is_file() or path.is_dir()):
             raise Refused(f"{path} is a pipe, a socket or a device", "give a file")
@@ -107,8 +107,8 @@ def require_shared_memory() -> None:
 
 
 def require_room(memory: int, shared: int, way_out: str) -> None:
-    """Raise Refused, with that way out, unless so many bytes are available in memory and free in /dev/shm. If a process
-    writes beyond the room in /dev/shm, Linux ends it with SIGBUS."""
+    """Raise Refused, with this `way_out`, unless the machine has `memory` bytes of memory, and `shared` bytes are free
+    in /dev/shm. If a process writes beyond the room in /dev/shm, Linux ends it with SIGBUS."""
     available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     status = os.statvfs(SHM)
     free = status.f_bavail * status.f_frsize

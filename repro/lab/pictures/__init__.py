@@ -1,8 +1,10 @@
-"""Evidence as pictures: SVG that needs nothing else, each with the same as plain text.
+"""Evidence as pictures. Each picture is an SVG that needs no other file, and there is a plain text with the same
+content.
 
-`lanes` draws tokenizer | the kernel's name table | scheduler over time, `graph` which object points to which, `clients`
-(its module) one lane a client of a server. All are the same, byte for byte, from run to run; black on white (also in a
-dark page), told apart by shape and not by color; and readable without eyes: role=img, <title>, and the text as <desc>.
+`lanes` draws tokenizer | the kernel's name table | scheduler over time. `graph` draws which object points to which. The
+module `clients` draws one lane for each client of a server. Two runs in which the same happens give the same picture,
+byte for byte. The pictures are black on white, also in a dark page. Marks differ in shape, not only in color. A screen
+reader finds role=img, <title>, and the plain text as <desc>.
 """
 
 from repro.lab.pictures.dot import path as dot_path

@@ -1,5 +1,5 @@
-"""One lane a client, time downwards: who reads an answer, who is cut, and by whom. In steps, not to scale: the picture
-of two runs with the same end is the same, byte for byte."""
+"""One lane for each client, with time running downwards: which clients get a whole answer, and which answers are cut.
+Time is drawn in steps and not to scale. So two runs with the same end give the same picture, byte for byte."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from dataclasses import dataclass
 
 from repro.lab.pictures import svg
 
-WIDE, STEP, TOP = 118, 46, 60  # pixels: a lane, a step of time, the lanes' heads
+WIDE, STEP, TOP = 118, 46, 60  # pixels: the width of a lane, the height of a step, the height of the lanes' heads
 STEPS = ("asks", "first token", "image, n > 1", "end", "next client")
 END = 3  # the step at which answers end, whole or cut
 
 
 @dataclass(frozen=True)
 class Lane:
-    """A client: the step at which it asks, and at which it ends; whether it had a whole answer; what it says of it."""
+    """The lane of one client. The client asks at the step `asks`, and its answer ends at the step `ends` (numbers of
+    STEPS, from 0). `whole` says whether the answer was whole. `says` is the word at the end of the lane."""
 
     title: str
     asks: int
@@ -25,7 +26,7 @@ class Lane:
 
 
 def text(lanes: Sequence[Lane]) -> str:
-    """The same as text: a line a client."""
+    """The picture's content as text: one line for each client."""
     return "\n".join(
         f"{lane.title} asks at step {lane.asks + 1}, and at step {lane.ends + 1} "
         f"{'has a whole answer' if lane.whole else 'is cut'}: {lane.says}"

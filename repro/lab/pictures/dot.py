@@ -13,9 +13,9 @@ import tempfile
 from repro.lab.pictures.svg import EDGE, MONO
 from repro.lab.refused import Refused
 
-SCALE = 1.15  # of dot's picture: its letters are then as large as the others
+SCALE = 1.15  # dot's drawing is enlarged by this factor, so that its letters are as large as in other pictures
 NONE = "no dot on this machine; `pip install 'pygraphviz>=2'` brings one, without root"
-WHEEL = (  # the wheel has dot as a library: in a process of its own, it cannot take this one down with it
+WHEEL = (  # the wheel has dot as a library. It runs in a process of its own, so its crash does not end this process
     "import sys, pygraphviz; graph = pygraphviz.AGraph(string=sys.stdin.buffer.read().decode()); "
     "sys.stdout.buffer.write(graph.draw(format='svg', prog='dot'))"
 )
@@ -33,17 +33,17 @@ def drawing(source: str) -> tuple[float, float, str]:
 
 
 def path() -> str | None:
-    """Where the dot is that draws: in pygraphviz's wheel, else on PATH; None if there is none."""
+    """The file of the dot that draws: pygraphviz's if it is installed, else the dot on PATH. None if there is none."""
     wheel = importlib.util.find_spec("pygraphviz")
     return wheel.origin if wheel else shutil.which("dot")
 
 
 def _run(source: str) -> str:
-    """The SVG of that graph. Raises Refused with dot's last words."""
+    """The SVG of the graph that `source` describes. Raises Refused, with dot's last line, if dot fails."""
     dot = path()
     command = [sys.executable, "-c", WHEEL] if importlib.util.find_spec("pygraphviz") else [dot, "-Tsvg"]
     with tempfile.NamedTemporaryFile("w", suffix=".conf", encoding="utf-8") as fonts:
-        fonts.write("<fontconfig></fontconfig>")  # without fonts, letters are as wide on every machine
+        fonts.write("<fontconfig></fontconfig>")  # without fonts, dot takes the same widths on every machine
         fonts.flush()
         env = {**os.environ, "FONTCONFIG_FILE": fonts.name}
         done = subprocess.run(command, input=source, capture_output=True, encoding="utf-8", env=env, timeout=60)

@@ -1,9 +1,10 @@
-"""Tokenizer | the kernel's name table | scheduler: who did what to which name, one row an act, downwards in time.
+"""Tokenizer | the kernel's name table | scheduler: who did what to which name. Each act is one row, and time runs
+downwards.
 
-Events become rows, each with the state of every segment after it; the text and the drawing are both made from the
-rows. Times, pids and random names do not get in: rows are ordinal, names are numbered as they turn up, and the segments
-behind them have letters. Names with one letter are hard links to one segment. How two processes overlap differs from
-run to run; so the rows go send by send, unless the order of time is asked for.
+Events become rows. Each row has the state of every name after its act. The text and the drawing are both made from the
+rows. Rows have no times, no pids and no random names: names are numbered in the order in which they appear, and the
+segments behind them have letters. Names with the same letter are hard links to one segment. The overlap of two
+processes differs from run to run. So the rows are grouped by send, unless the caller asks for the order of time.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ NOTHING = "no shared-memory name was touched"
 
 @dataclass
 class Row:
-    """What one process did to one segment (by number), how that failed, and the state of every segment then."""
+    """What one process did to one name. `segment` is the number of the name, from 0. `error` says how the act failed
+    ("" if it did not). `states` has the state of every name after the act. `letter` is the letter of the segment
+    behind the name."""
 
     role: str
     send: str
@@ -43,23 +46,25 @@ class Row:
 
     @property
     def left(self) -> bool:
+        """Whether the act is the tokenizer's: then it is drawn on the left."""
         return self.role.startswith("tokenizer")
 
     @property
     def failure(self) -> str:
-        """`FileNotFoundError (errno 2) at mm_utils.py:1564 __setstate__`."""
+        """The error and its place: `FileNotFoundError (errno 2) at mm_utils.py:1564 __setstate__`."""
         return " at ".join(filter(None, (self.error, self.where)))
 
 
 def rows(events: Iterable[Any], labels: Sequence[str] = (), order: Order = "send") -> list[Row]:
-    """The acts, as `order` says; events that are none of `ACTS` are left out. To keep it short, a `map` shares the row
-    of its `open` or `create`, and so does a `close` right after it in the same function, the name still being there."""
+    """The acts as rows, in this `order`. Events that are not one of `ACTS` are left out. To save rows, a `map` shares
+    the row of its `open` or `create`. A `close` that follows at once in the same function shares this row, too, if the
+    name is still there."""
     events = _ordered([event for event in events if event.what in ACTS], order)
     known = any(event.what in ("map", "close") for event in events)
     several = len({event.role for event in events if not event.role.startswith("tokenizer")}) > 1
     segments: list[Segment] = []
     found: list[Row] = []
-    newest: dict[int, Row] = {}  # of each process
+    newest: dict[int, Row] = {}  # the newest row of each process, by pid
     first = min((event.at for event in events), default=0.0)
     for event in events:
         segment = segment_of(event, segments)
@@ -75,7 +80,7 @@ def rows(events: Iterable[Any], labels: Sequence[str] = (), order: Order = "send
             row.states = [each.state for each in segments]
             found.append(row)
         if event.bytes is not None and not segment.size:
-            segment.size = row.size = _size(event.bytes)  # told once, where it is first known
+            segment.size = row.size = _size(event.bytes)  # shown once, in the first row that knows it
     for row in found:
         row.letter = segments[row.segment].letter
         row.states += ["gone"] * (len(segments) - len(row.states))
@@ -83,7 +88,7 @@ def rows(events: Iterable[Any], labels: Sequence[str] = (), order: Order = "send
 
 
 def text(events: Iterable[Any], labels: Sequence[str] = (), *, order: Order = "send") -> str:
-    """The rows as aligned plain text, with a column a segment in the middle and a legend below."""
+    """The rows as aligned plain text, with one column for each name in the middle, and a legend below."""
     found = rows(events, labels, order)
     if not found:
         return NOTHING
@@ -109,19 +114,21 @@ def text(events: Iterable[Any], labels: Sequence[str] = (), *, order: Order = "s
 
 
 def note(found: list[Row], order: Order) -> list[str]:
-    """What has to be said of names that share a segment, and of the order; nothing, or a line for each."""
+    """The lines below a picture: one for each segment with several names, and one if the order of the sends is not the
+    order of time. The list may be empty."""
     sends = [send for send, _ in groupby(row.send for row in found)]
-    apart = order == "send" and len(sends) == len(set(sends)) > 2  # the first is awaited: two cannot overlap
+    apart = order == "send" and len(sends) == len(set(sends)) > 2  # two sends cannot overlap: the first is awaited
     return [*_links(found), *["The sends are shown one after the other; in a run they may overlap."] * apart]
 
 
 def letters(found: Iterable[Row]) -> dict[int, str]:
-    """The letter of the segment behind each name, by the name's number less 1; empty where no inode was recorded."""
+    """The letter of the segment behind each name. The keys are the names' numbers, from 0. A name without a recorded
+    inode has no letter."""
     return {row.segment: row.letter for row in found if row.letter}
 
 
 def _links(found: Iterable[Row]) -> Iterator[str]:
-    """A line for each segment that has more names than one."""
+    """One line for each segment that has several names."""
     known = letters(found)
     for letter in dict.fromkeys(known.values()):
         *names, last = sorted(place + 1 for place, other in known.items() if other == letter)
@@ -160,7 +167,7 @@ def _function(where: str | None) -> str:
 
 
 def _error(errno: int | None) -> str:
-    """`FileNotFoundError (errno 2)`: what Python raises for it."""
+    """The exception that Python raises for this `errno`: `FileNotFoundError (errno 2)`."""
     if errno is None:
         return "failed"
     kind = type(OSError(errno, "")).__name__

@@ -1,4 +1,5 @@
-"""The rows of `lanes` as a drawing: left what the tokenizer did, right the schedulers, between them the name table."""
+"""The rows of `lane_rows` as a drawing. The tokenizer's acts are on the left, the schedulers' acts are on the right,
+and the name table is between them."""
 
 from __future__ import annotations
 
@@ -16,13 +17,14 @@ ROW, BAR = 28, 14  # pixels: a row, a segment's bar
 def lanes(
     events: Iterable[Any], *, labels: Sequence[str] = (), title: str = "", order: Order = "send", times: bool = False
 ) -> str:
-    """An SVG document: left what the tokenizer did, right the schedulers, between them a column a name: a solid bar
-    while named, a hatched one while unlinked but mapped, ended when gone. Below a name is the letter of its segment. A
-    failed act is an arrow that hits nothing. Under the mouse, a mark tells its process, its send and its place; with
-    `times` (which no two runs have in common) the time, too.
+    """An SVG document. The tokenizer's acts are on the left, the schedulers' acts are on the right. Between them is one
+    column for each name: a solid bar while the name is there, a hatched bar while the name is unlinked but a process
+    still has the memory mapped, and an end when both are gone. The letter of its segment stands below a name. A failed
+    act is an arrow that hits nothing. A tooltip shows the process, the send and the place of each mark. With `times`,
+    it shows the time, too; then no two runs give the same picture.
 
-    `events` have `at, pid, role, what, name, send, bytes, errno, where`; `labels[k]` is what send k is called.
-    `order` is "send" (send by send: the same in every run) or "time" (as it was: shows what overlapped).
+    `events` have `at, pid, role, what, name, send, bytes, errno, where`; `labels[k]` is the label of send k. `order` is
+    "send" (grouped by send: the same in every run) or "time" (as it happened: shows what overlapped).
     """
     events = list(events)
     found = rows(events, labels, order)
@@ -75,7 +77,7 @@ def _lanes(found: list[Row], notes: list[str], times: bool) -> tuple[float, floa
 
 
 def _told(row: Row, times: bool) -> str:
-    """What a mark tells under the mouse: process, send, act, place, and when."""
+    """The tooltip of a mark: process, send, act, place, and time."""
     who = ", ".join(filter(None, (row.role, row.send)))
     act = row.words + " fails" * bool(row.error) + _behind(row.letter)
     place = row.failure if row.error else f"at {row.where}" * bool(row.where)
@@ -88,14 +90,14 @@ def _behind(letter: str | None) -> str:
 
 
 def _wide(row: Row) -> float:
-    """Pixels that the row's words may take."""
+    """The width in pixels that the row's words may need."""
     if not row.error:
         return len(row.words) * CHAR
     return max((len(row.words) + 6) * CHAR * 1.15, len(row.error) * CHAR, (len(row.where) + 3) * CHAR * 0.87)
 
 
 def _sends(found: list[Row], ys: list[float], step: float, width: float) -> Iterator[str]:
-    """The name of each send, beside its first row, and a rule above it."""
+    """The label of each send, beside its first row, and a line above it."""
     for send, places in groupby(range(len(found)), key=lambda place: found[place].send):
         y = ys[next(places)]
         yield stroke(f"M{EDGE} {y - step / 2 - 1:.1f}H{width - EDGE:.1f}", width=0.5, color=SOFT)
@@ -103,7 +105,7 @@ def _sends(found: list[Row], ys: list[float], step: float, width: float) -> Iter
 
 
 def _act(row: Row, y: float, column: float, left: float, right: float) -> Iterator[str]:
-    """What was done, in its lane, and an arrow to the segment; or one that hits nothing, and a cross."""
+    """The words of an act, in its lane, and an arrow to the name's bar. The arrow of a failed act hits nothing."""
     edge, way, anchor = (left, 1, "end") if row.left else (right, -1, "start")
     color, weight = (BAD, "bold") if row.error else (INK, "normal")
     beside = edge - 16 * way
@@ -119,8 +121,8 @@ def _act(row: Row, y: float, column: float, left: float, right: float) -> Iterat
 
 
 def _life(states: list[str], ys: list[float], x: float, bottom: float) -> Iterator[tuple[str, list[str]]]:
-    """A name's bar: solid while named, hatched while unlinked but mapped, closed by a thick line when gone; for each
-    part, what it says, and its marks."""
+    """The parts of a name's bar, each with its words and its marks. The bar is solid while the name is there, hatched
+    while the name is unlinked but the memory is mapped, and ends with a thick line."""
     for state, places in groupby(range(len(states)), key=states.__getitem__):
         places = list(places)
         begin = ys[places[0]] - (10 if state == "named" else 0)

@@ -1,7 +1,8 @@
 """Which object points to which: requests, `mm_inputs`, `mm_items`, items and features, at one moment.
 
-The objects are read into boxes: one box an object, however many point to it, numbered as they are met. No id() gets
-out. `text` writes the boxes down; `repro.lab.pictures.objects_svg` draws them.
+The objects are read into boxes. Each object has one box, even if many objects point to it. The boxes are numbered
+in the order in which they are read, and no id() is shown. `text` lists the boxes, and
+`repro.lab.pictures.objects_svg` draws them.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ LONGEST = 10  # elements of a list that are shown
 
 @dataclass(eq=False)
 class Box:
-    """One object: what it is, which one of these, and its fields. `owner` is the root that it was met from, `path`
-    the way there."""
+    """One object: its `kind`, its `number` among the objects of this kind, and its `fields`. `owner` is the root from
+    which the object was reached first, and `path` is the path from there."""
 
     kind: str
     number: int
@@ -29,6 +30,7 @@ class Box:
 
     @property
     def name(self) -> str:
+        """The kind and the number: `MultimodalInputs #1`."""
         return f"{self.kind} #{self.number}" if self.number else self.kind
 
 
@@ -37,16 +39,16 @@ class Reader:
 
     def __init__(self, mutated: object | None = None) -> None:
         self.mutated = mutated
-        self.boxes: dict[int, tuple[Box, object]] = {}  # with the object: as long as it lives its id() is its own
+        self.boxes: dict[int, tuple[Box, object]] = {}  # with the object: while it lives, no other object has its id()
         self.known: dict[str, list[str]] = {}
 
     def roots(self, roots: Mapping[str, object]) -> Box:
-        """A box of names, each with what it leads to."""
+        """A box that has one field for each root."""
         names = {_line(name): thing for name, thing in roots.items()}
         return Box("names", 0, fields=[(name, self.read(thing, name, name)) for name, thing in names.items()])
 
     def read(self, thing: Any, owner: str, path: str) -> Box | str:
-        """The object's box, or its words if it is too small for a box."""
+        """The object's box; for None, a text or a number, its text instead."""
         if thing is None or isinstance(thing, (str, int, float)):
             unique = isinstance(thing, str) and re.fullmatch("[0-9a-f]{32}", thing)
             return self._numbered("rid", thing) if unique else _line(repr(thing))
@@ -78,8 +80,8 @@ class Reader:
 
 
 def text(roots: Mapping[str, object], mutated: object | None = None) -> str:
-    """One line a path: `sample.mm_inputs -> MultimodalInputs #1 (shared with request)`. What is shared is followed
-    only from where it was met first."""
+    """One line for each path: `sample.mm_inputs -> MultimodalInputs #1 (shared with request)`. The fields of a shared
+    object are listed only at the path from which the object was reached first."""
     box = Reader(mutated).roots(roots)
     return "\n".join(line for name, target in box.fields for line in _told(name, name, target)) or "no objects"
 
@@ -97,7 +99,7 @@ def _told(owner: str, path: str, target: Box | str) -> Iterator[str]:
 
 
 def _kind(thing: Any) -> str:
-    """The type's name; for tensors and arrays what they hold, never their values."""
+    """The type's name; for a tensor or an array its shape and its dtype, never its values."""
     if hasattr(thing, "shape") and hasattr(thing, "dtype") and not hasattr(thing, "shm_name"):
         numpy = type(thing).__module__.partition(".")[0] == "numpy"
         return f"{'array' if numpy else 'tensor'} {' '.join(_array(thing))}"
@@ -105,11 +107,11 @@ def _kind(thing: Any) -> str:
 
 
 def _array(thing: Any) -> tuple[str, str]:
-    """Its shape and its dtype: `(64, 1176)`, `float32`."""
+    """The shape and the dtype of an array: `(64, 1176)`, `float32`."""
     return _line(tuple(getattr(thing, "shape", ()))), _line(str(getattr(thing, "dtype", "?")).rpartition(".")[2])
 
 
 def _line(words: object, longest: int = 40) -> str:
-    """One printable line of it."""
+    """`words` as one printable line of at most `longest` characters."""
     line = "".join(letter if letter.isprintable() else "?" for letter in str(words))
     return line if len(line) <= longest else line[: longest - 3] + "..."

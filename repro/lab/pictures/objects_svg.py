@@ -1,4 +1,4 @@
-"""The boxes of `objects` as a graph: each box a table, laid out by Graphviz's dot."""
+"""The boxes of `objects` as a graph. Each box becomes a table, and Graphviz's dot lays the tables out."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ STYLE = """digraph {{
   rankdir={direction} ranksep=0.35 nodesep=0.25 bgcolor=transparent
   node [shape=plaintext fontname=Courier fontsize=12.5]
   edge [arrowtail=dot dir=both tailclip=false arrowsize=0.7]
-"""  # a letter of Courier is as wide as dot takes it to be without fonts
+"""  # without fonts, dot takes every letter to be as wide as a letter of Courier
 TABLE = '<TABLE BORDER="1" CELLBORDER="1" CELLSPACING="4" CELLPADDING="3" BGCOLOR="white"{port}>{rows}</TABLE>'
 FRAME = '<TABLE BORDER="3" CELLBORDER="0" CELLSPACING="2" PORT="table"><TR><TD>{table}</TD></TR></TABLE>'
 
 
 def graph(roots: Mapping[str, object], *, mutated: object | None = None, title: str = "") -> str:
-    """An SVG document: the objects that `roots` lead to (requests, `mm_inputs`, `mm_items`, items, features), each
-    drawn once however many point to it, the `mutated` one in a double border. Without dot it shows the text and says
-    so. Raises Refused if dot fails."""
+    """An SVG document with the objects that `roots` lead to: requests, `mm_inputs`, `mm_items`, items, features. Each
+    object is drawn once, even if many objects point to it. The `mutated` object has a double border. Without dot, the
+    document shows the text, and says why. Raises Refused if dot fails."""
     described = text(roots, mutated)
     if dot.path() is None:
         drawn = lines([*described.splitlines(), "", f"(as text: {dot.NONE})"])
@@ -35,11 +35,12 @@ def _source(roots: Mapping[str, object], mutated: object | None) -> str:
     reader = Reader(mutated)
     root = reader.roots(roots)
     boxes = [root, *(box for box, _ in reader.boxes.values())] if root.fields else [root]
-    return "\n".join(_statements(boxes, upright=len(root.fields) > 4))  # many side by side would be too wide
+    return "\n".join(_statements(boxes, upright=len(root.fields) > 4))  # many fields side by side would be too wide
 
 
 def _statements(boxes: list[Box], *, upright: bool) -> Iterator[str]:
-    """With `upright`, tables stand one beside the other, from left to right."""
+    """The statements of dot's language for these boxes. With `upright`, the arrows lead from left to right, and the
+    fields of a table stand one below the other."""
     numbers = {id(box): number for number, box in enumerate(boxes)}
     yield STYLE.format(direction="LR" if upright else "TB")
     yield from (f"  n{numbers[id(box)]} [label=<{_table(box, upright)}>]" for box in boxes)

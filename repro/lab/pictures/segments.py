@@ -12,8 +12,9 @@ from repro.lab.evidence.event import NAMING
 
 @dataclass(eq=False)
 class Segment:
-    """What a name leads to, while the events are read: is the name there, how often does which process hold it, and
-    which segment (`letter`, by `inode`) is it? Two names may lead to one segment."""
+    """A name and the segment behind it, while the events are read. `named` says whether the name is there. `held`
+    counts, for each pid, how often the process holds the segment. `letter` stands for the segment with this
+    `inode`. Two names may lead to one segment."""
 
     name: str
     inode: int | None = None
@@ -24,11 +25,13 @@ class Segment:
 
     @property
     def state(self) -> str:
+        """`named`; `mapped`, if the name is gone and a process still holds the segment; else `gone`."""
         return "named" if self.named else "mapped" if self.held.total() else "gone"
 
     def apply(self, what: str, pid: int, known: bool) -> None:
-        """What the act changes. A process holds it from `create` or `open` (the descriptor; then the mapping) to
-        `close`; where neither `map` nor `close` was recorded at all, that is not `known`, and nobody does."""
+        """Apply one act. A process holds the segment from `create` or `open` (first the descriptor, then the mapping)
+        to `close`. If the run's record has no `map` and no `close` at all, `known` is False, and no process is shown as
+        holding the segment."""
         if what in ("create", "link", "open", "unlink"):
             self.named = what != "unlink"
         if what == "close":
@@ -38,7 +41,8 @@ class Segment:
 
 
 def segment_of(event: Any, segments: list[Segment]) -> Segment:
-    """What the event is about: the newest of its name, or a new one, which is added to `segments`."""
+    """The segment that the event is about: the newest one with this name, or a new one, which is added to
+    `segments`."""
     found = _of_this_name(event, segments)
     _find_letter(segments, found, event)
     return found
@@ -54,8 +58,8 @@ def _of_this_name(event: Any, segments: list[Segment]) -> Segment:
 
 
 def _find_letter(segments: list[Segment], segment: Segment, event: Any) -> None:
-    """Give the segment its letter, if it has none: that of the other name which leads there, else a new one. What is
-    created is always new, for the number of an inode that is gone may be used again."""
+    """Give the segment its letter, if it has none: the letter of another name with the same inode, else a new letter. A
+    created segment always gets a new letter, because the number of an inode that is gone may be used again."""
     if segment.letter or event.inode is None:
         return
     segment.inode = event.inode

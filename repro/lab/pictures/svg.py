@@ -1,5 +1,5 @@
-"""How the kit's pictures look: black on white (also in a dark page), told apart by shape and not by color, and
-readable without eyes: role=img, <title>, and the same as text in <desc>."""
+"""How the kit's pictures look. They are black on white, also in a dark page. Marks differ in shape, not only in color.
+A screen reader finds role=img, <title>, and the picture's content as text in <desc>."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ EDGE, CHAR = 18, 8.3  # pixels: the margin, a wide font's mean character
 
 
 def document(title: str, description: str, width: float, height: float, body: str) -> str:
-    """The SVG around a body of that many pixels: its text alternatives, its title and its own white ground."""
+    """An SVG document around `body`, which is `width` x `height` pixels: with the texts for a screen reader, a title
+    and a white ground."""
     width, top = max(width, len(title) * 9 + 2 * EDGE), 40
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" role="img" width="{width:.0f}" height="{height + top:.0f}" '
@@ -26,14 +27,14 @@ def document(title: str, description: str, width: float, height: float, body: st
 
 
 def text(x: float, y: float, words: str, *, anchor="start", weight="normal", size=14, color=INK) -> str:
-    """Words whose base line begins (or ends, or has its middle) at a point."""
+    """Words at a point. Their base line begins there, or, by `anchor`, ends there or has its middle there."""
     extra = f' text-anchor="{anchor}"' * (anchor != "start") + f' font-weight="{weight}"' * (weight != "normal")
     extra += f' font-size="{size}"' * (size != 14) + f' fill="{color}"' * (color != INK)
     return f'<text x="{x:.1f}" y="{y:.1f}"{extra}>{xml(words)}</text>'
 
 
 def lines(words: list[str]) -> tuple[float, float, str]:
-    """Width, height and body of plain text."""
+    """Width, height and body of a drawing that shows these lines of plain text."""
     body = "\n".join(text(EDGE, 20 + 20 * k, line, size=13) for k, line in enumerate(words))
     body = f'<g font-family="{MONO}" xml:space="preserve">\n{body}\n</g>'
     return 2 * EDGE + 8 * max(map(len, words)), 20 * len(words) + 20, body
@@ -46,10 +47,10 @@ def stroke(path: str, *, color=INK, width=1.2, dash="") -> str:
 
 
 def told(words: str, marks: Iterable[str]) -> str:
-    """The marks as one thing, which tells these words under the mouse."""
+    """The marks as one group, with `words` as its tooltip."""
     return f"<g><title>{xml(words)}</title>{''.join(marks)}</g>"
 
 
 def xml(words: str) -> str:
-    """Escaped, and without the characters that XML cannot hold."""
+    """`words` escaped for XML. Characters that XML cannot hold are replaced."""
     return escape(re.sub("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\N{REPLACEMENT CHARACTER}", words))

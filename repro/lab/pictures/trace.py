@@ -1,4 +1,5 @@
-"""A run's events in the Trace Event Format, which Perfetto and Chrome (`about:tracing`) open: a track a process."""
+"""A run's events in the Trace Event Format, which Perfetto and Chrome (`about:tracing`) open. Each process has one
+track."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ def trace(events: Iterable[Any], *, labels: Sequence[str] = ()) -> dict[str, Any
     """An object for `json.dumps`. Each event is a mark on the track of its process, and each name a bar from the act
     that makes the name to the act that unlinks the name. A name that stays has a bar that ends with the last event.
 
-    `events` have `at, pid, role, what, name, send, bytes, errno, where`; `labels[k]` is what send k is called.
+    `events` have `at, pid, role, what, name, send, bytes, errno, where`; `labels[k]` is the label of send k.
     """
     events = sorted(events, key=lambda event: event.at)
     return {"displayTimeUnit": "ms", "traceEvents": [*_tracks(events), *_marks(events, labels), *_lives(events)]}

@@ -11,9 +11,9 @@ from repro.lab.evidence.verdict import Outcome, Verdict
 
 @dataclass(frozen=True)
 class Seen:
-    """What one client saw. `kind` is `other` (a client that streams), `culprit`, `next` or `before`. `asked` tokens
-    were asked for, and `tokens` came. `error` is the exception of the client's library, and `says` is its text. `texts`
-    are the answers."""
+    """What one client saw. `kind` is `other` (a client that streams), `culprit`, `next` or `before`. `whole` says
+    whether the client got its whole answer. `asked` tokens were asked for, and `tokens` came. `error` is the exception
+    of the client's library, and `says` is its text. `texts` are the answers."""
 
     kind: str
     number: int

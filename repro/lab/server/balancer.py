@@ -9,14 +9,15 @@ import httpx
 
 from repro.lab.evidence.recorder import note
 
-TRIED_BEFORE = "x-stainless-retry-count"  # a header of the `openai` package: how many times it has sent this before
+TRIED_BEFORE = "x-stainless-retry-count"  # a header of the `openai` package: how often it has sent the request before
 
 
 class InTurn(httpx.AsyncBaseTransport):
     """A transport of httpx that gives each request to the next of the replicas at these ports. A replica that refuses
     the connection is passed over. If all of them refuse, the last refusal is raised (httpx.ConnectError).
 
-    A request that was sent and not answered is the caller's: the balancer does not know that the replica died of it.
+    If a replica has taken a request and does not answer, the balancer does not send the request again. It raises the
+    error, and the caller decides. The balancer does not know that the request has killed the replica.
     """
 
     def __init__(self, ports: Sequence[int]) -> None:

@@ -52,10 +52,10 @@ def serve(
 
 
 def _fork_server(model: str, device: str, port: int) -> int:
-    """A server in a child of this process: the child's pid."""
+    """Start a server in a child of this process. Returns the child's pid."""
     pid = os.fork()
     if not pid:
-        os.setpgid(0, 0)  # a replica is a server of its own: a signal to the group of one does not reach the other
+        os.setpgid(0, 0)  # a replica is a server of its own: a signal to its group does not reach the other replicas
         try:
             boot(model, device, port)
         except BaseException:
@@ -105,8 +105,8 @@ def command_line(given: Mapping[str, Any]) -> list[str]:
 
 def held_port() -> socket.socket:
     """A socket that is bound to a free port of 127.0.0.1 and does not listen. While the socket is open, the system
-    gives this port to no other program. Only a server that asks for this port with SO_REUSEADDR can listen there.
-    sglang does.
+    gives this port to no other program. Only a server that asks for this port with SO_REUSEADDR can listen there, and
+    sglang's server does this.
 
     Raises Refused if this address cannot be used (on a machine whose loopback has only IPv6, or is down).
     """
@@ -122,7 +122,7 @@ def held_port() -> socket.socket:
 
 
 def start_clients(plan: Plan) -> Path:
-    """Start the clients. Returns the file that will hold the texts of the culprit's answer, if there is one."""
+    """Start the clients. Returns the file that will hold the texts of the culprit's answer, if the culprit gets one."""
     folder = Path(tempfile.gettempdir())
     file = folder / "plan.json"
     file.write_text(plan.as_json(), encoding="utf-8")

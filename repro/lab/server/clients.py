@@ -147,7 +147,8 @@ class Clients:
         return await health(self.plain, port) if said == "503" else said
 
     async def _ask(self, kind: str, body: Body, number: int = 0) -> list[str] | None:
-        """The texts of the answer to `body`, or None. What the client saw is noted."""
+        """Send `body`, and note what the client saw. Returns the texts of the answer, or None if there was no
+        answer."""
         seen: dict[str, Any] = {"tokens": 0, "asked": body["n"] * body["max_tokens"]}
         again = len(self.servers) - 1 if kind == "culprit" else 0
         try:
@@ -161,7 +162,7 @@ class Clients:
         return texts
 
     async def _stream(self, number: int) -> None:
-        """One answer, read token by token. What the client saw is noted."""
+        """Ask for one long answer, read it token by token, and note what the client saw."""
         body = {**question(f"{STORY} ({number})", tokens=self.plan.tokens), "stream": True}
         counted = {"include_usage": True, "continuous_usage_stats": True}
         seen: dict[str, Any] = {"tokens": 0, "asked": self.plan.tokens}
@@ -186,7 +187,8 @@ class Clients:
             self.all_stream.set()
 
     def _cut(self, kind: str, number: int, error: Exception, seen: dict[str, Any]) -> None:
-        """Note an answer that did not come or was cut. After the first of them, watch until all ports are closed."""
+        """Note an answer that did not come or was cut. After the first such answer, watch until all ports are
+        closed."""
         cause = f" < {name_of(error.__cause__)}" if error.__cause__ else ""
         says = " ".join(str(error).split())[:300]
         note("client", kind=kind, number=number, whole=False, error=name_of(error) + cause, says=says, **seen)

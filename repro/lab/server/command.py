@@ -42,11 +42,11 @@ def main(scene: Callable[[Namespace], Any], promise: Outcome, fixes: Sequence[st
 
 
 def checks(arguments: Namespace) -> None:
-    """Raise Refused for too many clients or replicas, and where nobody can listen on 127.0.0.1."""
+    """Raise Refused for too many clients or replicas, and if no server can listen on 127.0.0.1."""
     if arguments.clients > MOST:
         raise Refused(f"--clients {arguments.clients}: there is room for {MOST} streams", f"give {MOST} or fewer")
     if arguments.replicas > REPLICAS:
-        raise Refused(f"--replicas {arguments.replicas}: memory is for {REPLICAS}", f"give {REPLICAS} or fewer")
+        raise Refused(f"--replicas {arguments.replicas}: there is memory for {REPLICAS}", f"give {REPLICAS} or fewer")
     boot.held_port().close()
 
 

@@ -1,4 +1,4 @@
-"""What the clients of one server saw, as a picture: one lane a client."""
+"""What the clients of one server saw, as a picture: one lane for each client."""
 
 from __future__ import annotations
 

@@ -21,8 +21,8 @@ Body = dict[str, Any]
 
 @dataclass(frozen=True)
 class Plan:
-    """`replicas` are the servers: of each the port and the process. The clients end these processes when they are done.
-    `others` clients stream. `culprit` is the body that is sent when each of them has its first token. `before` are
+    """`replicas` has the port and the pid of each server. The clients end these servers when they are done. `others`
+    clients stream. `culprit` is the body that is sent when each of these clients has its first token. `before` are
     bodies that are sent before the streams."""
 
     replicas: list[tuple[int, int]]
@@ -62,7 +62,8 @@ def question(prompt: str, *, images: Sequence[str] = (), n: int = 1, tokens: int
 
 
 def image_url(file: Path | str | None = None, colour: str = "crimson", side: int = 112) -> str:
-    """The image in `file`, whatever its format; else a square of one colour, as a PNG in a data URL."""
+    """A data URL with a PNG: the image in `file` (of any format that Pillow reads), or, without `file`, a square of one
+    colour with a side of `side` pixels."""
     from PIL import Image
 
     image = Image.open(file).convert("RGB") if file else Image.new("RGB", (side, side), colour)

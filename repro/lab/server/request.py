@@ -1,6 +1,7 @@
 """The one request that crashes a server, as a command to paste: `python -m repro.lab.server.request`.
 
-Use it only on a server of your own. A server of 0.5.9 to 0.5.12.post1 dies of this request, and so do all its requests.
+Use it only on a server of your own. A server of 0.5.9 to 0.5.12.post1 dies of this request, and all requests that it
+serves at that moment fail, too.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def main() -> int:
 
 
 def curl(url: str, n: int) -> str:
-    """A shell's command: one image of 1 x 1 pixel, one prompt, n samples."""
+    """A command for a shell, which sends one image of 1 x 1 pixel and one prompt, and asks for n samples."""
     body = json.dumps(question("What is this?", images=[image_url(side=1)], n=n))
     address = shlex.quote(f"{url}/v1/chat/completions")
     return f"curl {address} -H 'Content-Type: application/json' -d {shlex.quote(body)}"

@@ -1,1 +1,1 @@
-"""What notebooks call: things to look at, to step through, and to be graded by."""
+"""What notebooks call: functions that show evidence, step through a run, check a prediction, and grade an attempt."""

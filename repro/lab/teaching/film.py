@@ -1,5 +1,5 @@
-"""The stepper's steps to look at: a player, with sglang's lines, and a filmstrip, without them. Neither needs a kernel
-or a script: a page that was saved can be stepped through."""
+"""Two views of the stepper's steps: a player, which shows sglang's lines, and a filmstrip, which does not. Neither
+needs a kernel or a script, so a reader can also step through a saved page."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from repro.lab.teaching.inline import Picture
 from repro.lab.teaching.stepper import Step, Walk
 from repro.lab.upstream.expansion import copy_lines
 
-AROUND = 6  # lines of code that a frame shows before and after the one that is about to run
+AROUND = 6  # lines of code that a frame shows before and after the line that is about to run
 SENDS, AWAITS = "_send_one_request(", "_wait_one_response("  # methods that `_handle_batch_request` calls
-COLUMNS, TILE = 2, 440  # of the filmstrip; pixels
+COLUMNS, TILE = 2, 440  # of the filmstrip: the number of its columns, and the width of a tile in pixels
 STYLE = """
 .film {font-size: 13px}
 .film > input {margin: 2px 1px}
@@ -37,13 +37,13 @@ SHOWN = """
 .{film} > input:nth-of-type({k}):checked ~ .said > :nth-child({k}) {{display: inline}}
 .{film} > input:nth-of-type({k}):checked ~ .pages > :nth-child({k}) {{display: grid}}
 """
-NOT_JUPYTERS = 'data-lm-suppress-shortcuts="true"'  # else JupyterLab takes the arrow keys for its own
+NOT_JUPYTERS = 'data-lm-suppress-shortcuts="true"'  # otherwise JupyterLab uses the arrow keys itself
 _numbers = itertools.count(1)
 
 
 def player(walk: Walk) -> HTML:
-    """All steps: a row of marks, one a step (the arrow keys go from one to the next), and the frame of the step that is
-    chosen: code, /dev/shm, and the object graph. The step is announced to those who listen."""
+    """All steps of a walk. A row has one mark for each step, and the arrow keys go from mark to mark. Below it is the
+    frame of the chosen step: code, /dev/shm, and the object graph. A screen reader announces the step."""
     film = f"film-{next(_numbers)}"
     pages = frames(walk)
     said = [html.escape(_said(step, len(pages))) for step in walk.steps]
@@ -65,7 +65,7 @@ def player(walk: Walk) -> HTML:
 
 
 def _said(step: Step, count: int) -> str:
-    """What is announced of a step."""
+    """The words that a screen reader announces for a step."""
     return "; ".join([f"step {step.number + 1} of {count}, line {step.line}", *_name_lines(step)])
 
 
@@ -76,15 +76,16 @@ def _turns(film: str, k: int, count: int) -> str:
 
 
 def frames(walk: Walk) -> list[str]:
-    """One piece of HTML a step: the code around the line that is about to run, the names in /dev/shm, the graph."""
+    """One piece of HTML for each step: the code around the line that is about to run, the names in /dev/shm, and the
+    graph."""
     lines = Path(walk.path).read_text(encoding="utf-8").splitlines() if walk.steps else []
     drawn: dict[str, str] = {}
     return [_frame(step, lines, drawn) for step in walk.steps]
 
 
 def filmstrip(walk: Walk, title: str = "") -> Picture:
-    """The moments that matter, one below the other, as one SVG: line, names in /dev/shm, object graph. It shows no
-    line of upstream's, so it may be kept."""
+    """The `moments` of a walk as one SVG, in two columns. Each tile has the line's number, the names in /dev/shm, and
+    the object graph. The strip shows no line of upstream's code, so it may be kept in this repository."""
     found = moments(walk)
     tiles = [_tile(number, caption, step) for number, (caption, step) in enumerate(found, start=1)]
     height = max(high for _, high in tiles)
@@ -104,7 +105,7 @@ def filmstrip(walk: Walk, title: str = "") -> Picture:
 
 
 def _tile(number: int, caption: str, step: Step) -> tuple[str, float]:
-    """One moment of the strip, and how high it is."""
+    """The drawing of one moment, and its height in pixels."""
     inner, wide, high = _nested(pictures.graph(step.roots, mutated=step.mutated, title="\u00a0"))
     scale = min(1.0, (TILE - 24) / wide)
     state = ", ".join([f"line {step.line}", *_name_lines(step)])
@@ -118,8 +119,8 @@ def _tile(number: int, caption: str, step: Step) -> tuple[str, float]:
 
 
 def moments(walk: Walk) -> list[tuple[str, Step]]:
-    """The steps at which something has just happened, or is about to, each with a caption. What the scheduler does
-    meanwhile is awaited first, so the same run gives the same moments."""
+    """The steps at which a request was just copied, is about to be sent, or was just answered, each with a caption. An
+    answer counts when the tokenizer goes on after it, so every run of the same request gives the same moments."""
     copies = copy_lines(Path(walk.path).read_text(encoding="utf-8")) if walk.steps else set()
     labels = walk.run.labels
     found: list[tuple[str, Step]] = []
@@ -156,13 +157,13 @@ def _frame(step: Step, lines: list[str], drawn: dict[str, str]) -> str:
 
 
 def _name_lines(step: Step) -> list[str]:
-    """One line a name; names by number, for they differ from run to run."""
+    """One line for each name. The names are numbered, because they differ from run to run."""
     rows = [f"name {k}: {'named' if there else 'gone'}" for k, there in enumerate(step.names.values(), start=1)]
     return rows or ["no names yet"]
 
 
 def _nested(svg: str) -> tuple[str, float, float]:
-    """What is inside an SVG, and its width and height."""
+    """The content of an SVG, without its <title> and <desc>, and its width and height."""
     box = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)
     body = svg[svg.index(">", svg.index("<svg")) + 1 : svg.rindex("</svg>")]
     body = re.sub(r"<(title|desc)>.*?</\1>", "", body, flags=re.DOTALL)

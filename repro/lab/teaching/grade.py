@@ -1,8 +1,9 @@
 """Grade an attempt at the fix: a function that prepares each copied request at the two expansion points.
 
-Two judges look at it. One calls it on requests of several kinds and compares who shares what; it finds the hint. The
-other is the lab, which sends what was prepared; it gives the verdict and the faults. Both must be content. A run shows
-one order of its events; so a third judge may be passed in, who is given each run, and looks at all other orders of it.
+Two judges look at an attempt, and both must find nothing wrong. The first judge calls the function on requests of
+several kinds, and compares which objects are shared. It finds the hint. The second judge is the lab: it sends the
+prepared requests. It gives the verdict and the faults. A run shows only one order of its events. So a third judge
+may be passed in. It gets each run, and looks at all other orders of the run's events.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ CASES: dict[str, Callable[[], TokenizedGenerateReqInput]] = {
     "a numpy array": lambda: make_request("numpy"),
     "text only": lambda: make_request("text"),
 }
-LIMIT = 10.0  # seconds for an attempt to prepare two requests, and then for a run of it
+LIMIT = 10.0  # seconds for an attempt to prepare two requests, and again as many for its run in the lab
 FIELDS = ("rid", "input_ids", "sampling_params", "stream", "checksums")
 
 NOT_RETURNED = "prepare returned None: `return` the request at the end, also for a request without an image."
@@ -36,8 +37,8 @@ UNTOUCHED = (
     "Give the request a copy of mm_inputs, and go on from there."
 )
 COPIED_AGAIN = (
-    "The request was copied once more, but upstream has done that already. What is shared lies below it: "
-    "the copy's mm_inputs is still the source's. Copy that, and what it leads to."
+    "The request was copied once more, but upstream has copied it already. The copies still share something: "
+    "the copy's mm_inputs is the source's. Copy mm_inputs, and what it leads to."
 )
 SHARED_MM_INPUTS = (
     "The items are new, but the new list went into the mm_inputs that all copies share: the next send starts from it. "
@@ -72,24 +73,24 @@ DAMAGED = (
     "their number, or their order."
 )
 UNPROVEN = (
-    "Nothing went wrong, but nothing was shared either: the features went inline, in the message, so this run proves "
+    "Nothing went wrong, but shared memory was not used: the features went inline, in the message, so this run proves "
     "nothing. Keep the tensors as they are; wrapping puts them into shared memory."
 )
 CONVERTED = (
-    "A feature came back as something else than it was, such as a list for a tensor. The lab would send it, but the "
-    "model takes what it was. Copy the item, and leave the feature as it is."
+    "A feature came back as another kind of object, such as a list in the place of a tensor. The lab would send it, "
+    "but the model needs the original kind. Copy the item, and leave the feature as it is."
 )
 OTHER_ORDER = (
     "In this run everybody was served. In another order of the same calls they are not: the order below leads there. "
     "Read its last line first, and ask what had to be true for it."
 )
-UNEXPLAINED = "Nobody shares what they should not, and yet the lab found faults: read them."
+UNEXPLAINED = "The copies share nothing that they should not share, and yet the lab found faults: read these faults."
 RIGHT = "Every send owns its mm_inputs, its list and its items; the pixels are still shared until they are wrapped."
 
 
 class Judgement(Protocol):
-    """What a third judge says of a run: whether every order of its events is `right`, what is wrong (`verdict`), and
-    the shortest order that is wrong as `lanes`, in text; `as_svg` is the same as a picture."""
+    """What a third judge says of a run. `right` says whether every order of its events is right, and `verdict` says
+    what is wrong. `lanes` is the shortest wrong order as text, and `as_svg` gives this order as a picture."""
 
     right: bool
     verdict: str
@@ -103,11 +104,12 @@ Judge = Callable[[Run], Judgement | None]
 
 @dataclass(frozen=True, repr=False)
 class Grade:
-    """What an attempt came to. `case` is the first kind of request with something wrong; `verdict` and `faults` are
-    the lab's for it. The verdict is `unknown` if tensors were to be shared and no name was ever made. `copied` is the
-    price: bytes of tensor storage that prepare copied for each send of one image; `shared` says whether the storage is
-    still the source's (a right fix shares it). `orders` is what a third judge says of that case; None if none was
-    asked, or if there was nothing to say. (In a notebook, `SVG(grade.orders.as_svg())` draws the shortest order.)"""
+    """The result of an attempt. `case` is the first kind of request with something wrong, and `verdict` and `faults`
+    are the lab's result for it. The verdict is `unknown` if the request has tensors and the run made no name: then the
+    run proves nothing. `copied` is the price: the bytes of tensor storage that prepare copied for each send of one
+    image. `shared` says whether the storage is still the source's, as with a good fix. `orders` is what a third judge
+    says of this case. It is None if there was no third judge, or if that judge had nothing to say. (In a notebook,
+    `SVG(grade.orders.as_svg())` draws the shortest wrong order.)"""
 
     passed: bool
     case: str
@@ -137,10 +139,10 @@ class Grade:
 
 
 def grade(prepare: Prepare, *, n: int = 3, limit: float = LIMIT, judge: Judge | None = None) -> Grade:
-    """Try `prepare` on every kind of request in CASES, n samples each, and return the first failure with its hint,
-    or a pass with its price. Any exception in `prepare` is a hint, too, and so is any nonsense that it returns. An
-    attempt that does not end within `limit` seconds is `hung`. `judge` is a third judge, who has to be content with
-    each run, too. Raises ValueError if n < 2: nothing is expanded then."""
+    """Try `prepare` on every kind of request in CASES, with n samples each. Returns the first failure with its hint, or
+    a pass with its price. An exception in `prepare` leads to a hint, too, and so does a wrong kind of result. The
+    verdict on an attempt that does not end within `limit` seconds is `hung`. `judge` is a third judge, which must find
+    nothing wrong with each run, too. Raises ValueError if n < 2, because then no request is copied."""
     if n < 2:
         raise ValueError(f"n = {n}: a request is copied from n = 2 on")
     price: list[int] = []
@@ -164,7 +166,7 @@ def grade(prepare: Prepare, *, n: int = 3, limit: float = LIMIT, judge: Judge | 
 
 
 def _has_tensors(request: TokenizedGenerateReqInput) -> bool:
-    """Whether anything in it would be wrapped."""
+    """Whether the request has a tensor, which sglang would wrap."""
     return any(hasattr(array, "data_ptr") for array in arrays(request))
 
 
@@ -178,7 +180,8 @@ def _priced(copied: int) -> str:
 
 
 def _look(prepare: Prepare, source: TokenizedGenerateReqInput, case: str) -> tuple[str, int]:
-    """The hint for what `prepare` does to two copies of `source` ("" if all is well), and the bytes it copied."""
+    """The hint for what `prepare` does to two copies of `source` ("" if nothing is wrong), and the number of bytes that
+    it copied for one of them."""
     held = _Held(source)
     sent = []
     for _ in range(2):
@@ -208,7 +211,7 @@ def _raised(error: BaseException, case: str) -> str:
         return f"{said} Its mm_inputs is None: return such a request as it is."
     if case in ("a list of tensors", "a numpy array"):
         return f"{said} A feature is not always one tensor: copy the item that holds it, and leave the feature alone."
-    return f"{said} Read it as you would read a crash: from the bottom."
+    return f"{said} Read the error, and find the line of your function that led to it."
 
 
 class _Held:
@@ -223,7 +226,7 @@ class _Held:
         self.fields = {field: copy.deepcopy(getattr(source, field)) for field in FIELDS}
 
     def is_mutated(self) -> bool:
-        """Whether one of the source's own items holds something else than it did, or other bytes."""
+        """Whether one of the source's own items now holds another object than before, or other bytes."""
         now = (value for item in self.items for value in _values(item))
         before = (value for values in self.values for value in values)
         if any(one is not other for one, other in zip(now, before, strict=True)):
@@ -233,23 +236,23 @@ class _Held:
 
 
 def _hint(held: _Held, given: TokenizedGenerateReqInput, got: Any) -> str:
-    """What is wrong with `got`, which `prepare` made of `given`, a copy of the source; "" if nothing is."""
+    """The hint for `got`, which `prepare` returned for `given`, a copy of the source; "" if nothing is wrong."""
     if got is None:
         return NOT_RETURNED
     if not isinstance(got, TokenizedGenerateReqInput):
         return f"prepare returned a {type(got).__name__}: it takes a request, and has to return a request."
     if nonsense := _nonsense(got):
-        return f"prepare returned a request whose {nonsense}: copy what is there, and replace nothing by another kind."
+        return f"prepare returned a request whose {nonsense}: copy the objects, and keep their kinds."
     if held.mm_inputs is not None and (hint := _hint_about_items(held, given, got)):
         return hint
     changed = [field for field in FIELDS if getattr(got, field) != held.fields[field]]
     if changed:
-        return f"prepare changed the request's {', '.join(changed)}: only mm_inputs and its items are its business."
+        return f"prepare changed the request's {', '.join(changed)}: it may change mm_inputs and its items only."
     return ""
 
 
 def _nonsense(got: TokenizedGenerateReqInput) -> str:
-    """What of the request is not of the kind that it has to be; "" if nothing."""
+    """Which part of the request is of a wrong kind, as words for a hint; "" if none is."""
     if got.mm_inputs is None:
         return ""
     if not isinstance(got.mm_inputs, MultimodalInputs):
@@ -293,7 +296,8 @@ def _same_items(held: _Held, items: list[MultimodalDataItem]) -> str:
 
 
 def _kind(item: MultimodalDataItem) -> list[bool]:
-    """Which of an item's values are lists. (A tensor that became an array shows later: nothing is shared then.)"""
+    """For each of an item's values, whether it is a list or a tuple. (A tensor that has become a numpy array is found
+    later: then the run makes no name.)"""
     return [isinstance(value, (list, tuple)) for value in _values(item)]
 
 
@@ -302,7 +306,7 @@ def _values(item: MultimodalDataItem) -> tuple[Any, Any]:
 
 
 def _storages(request: TokenizedGenerateReqInput) -> Iterator[tuple[int, int]]:
-    """Where each array of a request has its bytes, and how many they are."""
+    """For each array of a request, the address of its bytes and their number."""
     import torch
 
     for array in arrays(request):

@@ -1,4 +1,4 @@
-"""Pictures that stand in the page itself."""
+"""Pictures as SVG elements of a notebook's page."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from IPython.display import SVG
 
 
 class Picture(SVG):
-    """An SVG that JupyterLab puts into the page itself, so that a mark tells what it is under the mouse, and a screen
-    reader finds the text. Of an SVG alone JupyterLab makes an image, which tells nothing."""
+    """An SVG that JupyterLab puts into the page as an element. So the marks have their tooltips, and a screen reader
+    finds the text. JupyterLab shows a plain `SVG` as an image, which has neither."""
 
     def _repr_html_(self) -> str:
         return self._repr_svg_()

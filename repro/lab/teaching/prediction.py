@@ -1,4 +1,4 @@
-"""What came of a reader's prediction: the answer is compared with what the run gave, which nobody has typed."""
+"""A reader's prediction, compared with what the run gave. No expected answer is written down anywhere."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ KINDS = {bool: "True or False", int: "a number", float: "a number", str: "a text
 def told(predicted: object, actual: object) -> str:
     """One line that says whether the prediction was right. `actual` is what the run gave.
 
-    A prediction of None is none at all. Texts are equal whatever their letters' case, collections whatever their order.
-    In a dict, each key is a prediction of its own. A prediction of another kind than the answer is not called wrong:
-    the line says which kind the answer is of.
+    None means that there is no prediction. Upper and lower case in a text, and the order in a collection, do not
+    matter. In a dict, each key is a prediction of its own. If the prediction is of another kind than the answer (a text
+    and not a number, for example), it is not compared: the line says of which kind the answer is.
     """
     if predicted is None:
         return NONE
@@ -46,7 +46,8 @@ def _of_another_kind(predicted: object, actual: object) -> str:
 
 
 def _kind(value: object) -> str:
-    """What a reader would call it. What a run gives may be of a kind of its own, such as a numpy number."""
+    """A reader's words for the kind of a value. A run may give a value of another type, such as a numpy number; then
+    the words are the type's name."""
     if isinstance(value, SEVERAL):
         return "a set, such as {'one', 'another'}"
     return next((words for kind, words in KINDS.items() if isinstance(value, kind)), type(value).__name__)

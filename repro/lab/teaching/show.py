@@ -1,4 +1,4 @@
-"""What notebooks show: pictures as SVG that needs no kernel, commands with their output, errors that must happen."""
+"""What notebooks show: pictures (SVG that needs no kernel), commands with their output, and errors that must happen."""
 
 from __future__ import annotations
 
@@ -29,18 +29,19 @@ LIMIT = 600.0  # seconds for a command
 
 
 def lanes(run: Run, title: str = "") -> Picture:
-    """tokenizer | the kernel's name table | scheduler, for a run."""
+    """The picture tokenizer | the kernel's name table | scheduler of a run."""
     return Picture(pictures.lanes(run.events, labels=run.labels, title=title, times=True))
 
 
 def graph(roots: Mapping[str, object], mutated: object = None, title: str = "") -> Picture:
-    """Who shares what: requests, `mm_inputs`, `mm_items`, items, features."""
+    """The picture of the objects that `roots` lead to, and of what they share: requests, `mm_inputs`, `mm_items`,
+    items, features. See `pictures.graph`."""
     return Picture(pictures.graph(roots, mutated=mutated, title=title))
 
 
 def command(line: str) -> None:
-    """Run a command of this repository (`python repro/crash.py`) and print what it prints, without this machine's
-    paths and upstream's source lines. Raises RuntimeError if it does not exit with 0."""
+    """Run a command of this repository (`python repro/crash.py`) and print its output, without this machine's paths and
+    without upstream's source lines. Raises RuntimeError if the command does not exit with 0."""
     words = line.removeprefix("python ").split()
     run = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, encoding="utf-8", timeout=LIMIT)
     print(transcript.shown(run.stdout + run.stderr), end="")
@@ -49,8 +50,8 @@ def command(line: str) -> None:
 
 
 def script(path: str, promise: Outcome, *, n: int = 2) -> Verdict:
-    """Run the scene of `repro/crash.py` or `fixed/crash.py` on the real engine, in a child, with its phases shown
-    while they last; print and return the verdict. Raises AssertionError if the promise is not kept.
+    """Run the scene of `repro/crash.py` or `fixed/crash.py` on the real engine, in a child. The current phase is shown
+    while the scene runs. Then the verdict is printed and returned. Raises AssertionError if the promise is not kept.
 
     The first call starts a host, which imports sglang. Each later call in the same kernel takes about three seconds.
     """
@@ -63,7 +64,8 @@ def script(path: str, promise: Outcome, *, n: int = 2) -> Verdict:
 def server(
     path: str, promise: Outcome, *, clients: int = 4, replicas: int = 1, log: Path | None = None, **more: Any
 ) -> Verdict:
-    """The same for `repro/server.py` or `fixed/server.py`: what the clients saw is in the verdict's events."""
+    """As `script`, for `repro/server.py` or `fixed/server.py`. The verdict's events hold what the clients saw. `log` is
+    a file that keeps what sglang prints. `more` are further arguments of the scene."""
     from repro.lab.server import account, command
     from repro.lab.server import report as server_report
 
@@ -74,7 +76,7 @@ def server(
 
 
 def _ran(path: str, arguments: Namespace, says: Mapping[str, str], log: Path | None = None) -> Verdict:
-    """The verdict on a script's scene, run on this kernel's host with the phases shown while they last."""
+    """Run a script's scene on this kernel's host, show the current phase, and return the verdict."""
     given = Namespace(image=None, prompt=engine.PROMPT, model=None, device="auto", log=None, **vars(arguments))
     choice = settle(given)
 
@@ -102,8 +104,8 @@ def _host() -> Host:
 
 @contextlib.contextmanager
 def expect(error: type[BaseException]) -> Iterator[None]:
-    """A context that must raise `error`: prints it in one line. Raises AssertionError if nothing is raised; any other
-    error passes through."""
+    """A context that must raise `error`. It prints the error in one line. Raises AssertionError if nothing was raised.
+    Any other error passes through."""
     try:
         yield
     except error as raised:
@@ -119,6 +121,6 @@ def rows(table: list[Mapping[str, Any]]) -> None:
 
 
 def checked(predicted: object, actual: object) -> None:
-    """Print what came of the reader's prediction (None: there is none). `actual` is what the run gave. See
-    `prediction.told`."""
+    """Print whether the reader's prediction was right (None: there is no prediction). `actual` is what the run gave.
+    See `prediction.told`."""
     print(prediction.told(predicted, actual))

@@ -1,4 +1,5 @@
-"""The lifted `_handle_batch_request`, line by line: what the code is about to do, what it has, what /dev/shm holds."""
+"""The lifted `_handle_batch_request`, line by line: the line that is about to run, the function's variables, and the
+names in /dev/shm."""
 
 from __future__ import annotations
 
@@ -35,9 +36,10 @@ class ShmPointerMMData:
 class Step:
     """The moment before one line runs.
 
-    `line` and `code` are the release's; `variables` the small locals, as text; `roots` the requests as they were,
-    with what they share still shared; `mutated` the source's item that no longer holds its feature, if there is one;
-    `names` each name of the run so far, and whether it is still in /dev/shm; `sends` how many sends were made.
+    `line` and `code` are the number and the text of the release's line. `variables` are the small local variables, as
+    text. `roots` are copies of the requests at this moment, which share what the requests share. `mutated` is the
+    source's item that no longer holds its feature, or None. `names` maps each name that the run has made so far to
+    whether it is still in /dev/shm. `sends` is the number of sends so far.
     """
 
     number: int
@@ -52,7 +54,7 @@ class Step:
 
 @dataclass
 class Walk:
-    """All steps of one run, the run, and the path of the file that the lines are of."""
+    """All steps of one run, the run itself, and the path of the file with the lines."""
 
     steps: list[Step]
     run: Run
@@ -66,7 +68,8 @@ def walk(
     release: str = source.INSTALLED,
     fix: Fix | Prepare | None = None,
 ) -> Walk:
-    """Run `request` n times (as `lifted.run` does) and look before every line of `_handle_batch_request`."""
+    """Send `request` n times, as `lifted.run` does, and take a `Step` before every line of `_handle_batch_request`.
+    Raises what `lifted.run` raises."""
     requests = request if request is not None else make_request()
     watcher = _Watcher()
     result = run(requests, n=n, release=release, fix=fix, trace=watcher.trace)
@@ -80,7 +83,7 @@ class _Watcher:
     lines: list[str] = field(default_factory=list)
 
     def trace(self, frame: FrameType, event: str, _: Any) -> Callable | None:
-        """For `sys.settrace`: look into the one function, and into nothing that it calls."""
+        """For `sys.settrace`: trace this one function, and no function that it calls."""
         code = frame.f_code
         if code.co_name != FUNCTION:
             return None
@@ -108,14 +111,15 @@ class _Watcher:
         )
 
     def _line(self, code: CodeType, number: int) -> str:
-        """The source line as released: read from the release's file, so a plugged-in fix does not show."""
+        """The source line as released. It is read from the release's file, so a plugged-in fix is not shown."""
         if not self.lines:
             self.lines = Path(code.co_filename).read_text(encoding="utf-8").splitlines()
         return self.lines[number - 1]
 
 
 def snapshot(roots: dict[str, Any]) -> dict[str, Any]:
-    """The requests as they are now: copied deeply, but for the tensors, with sharing kept, and no segment opened."""
+    """A deep copy of the requests as they are now. The copies share what the requests share. Tensors are not copied,
+    and pointers are replaced, so that no segment is opened."""
     keep: dict[int, Any] = {}
     for request in roots.values():
         keep[id(request.time_stats)] = request.time_stats
@@ -137,7 +141,7 @@ def _mutated(roots: dict[str, Any]) -> Any:
 
 
 def _variables(held: dict[str, Any]) -> dict[str, str]:
-    """The locals that matter, as text, in the order in which they were bound."""
+    """The local variables that matter, as text."""
     shown = {name: str(held[name]) for name in ("batch_size", "i", "rids") if name in held}
     if COPIED in held:
         request = held[COPIED]

@@ -1,4 +1,4 @@
-"""The output of a command as README and notebooks show it, and as a test compares it."""
+"""The output of a command, as README and notebooks show it, and as the tests compare it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 FRAME = re.compile(r'^ +File "')
-NAME = re.compile(r"(psm|sgl_shm_mm)_(?:[0-9]+_)?[0-9a-f]+(?:_[0-9a-f]+)?")  # as Python makes them, and as sglang does
+NAME = re.compile(r"(psm|sgl_shm_mm)_(?:[0-9]+_)?[0-9a-f]+(?:_[0-9a-f]+)?")  # Python's own names, and sglang's names
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ MEASURED = (
 
 
 def shown(output: str) -> str:
-    """`output` without this machine's paths, and with sglang's source lines in a traceback left out: where a line
-    is, is a fact; the line is upstream's."""
+    """`output` without this machine's paths, and without sglang's source lines in a traceback. A line's file and number
+    are facts and stay. The text of the line is upstream's and is left out."""
     lines: list[str] = []
     in_frame = False
     for line in output.splitlines():
@@ -56,13 +56,14 @@ def shown(output: str) -> str:
 
 
 def compared(output: str, names: dict[str, str] | None = None) -> str:
-    """`shown(output)` without what differs from run to run. `names` keeps what each name in /dev/shm has become, for
-    the next output of the same run."""
+    """`shown(output)` without what differs from run to run. `names` maps each name in /dev/shm to its replacement. Pass
+    the same dict for the next output of the same run."""
     return _with(numbered(shown(output), {} if names is None else names), *CHANCE)
 
 
 def numbered(text: str, names: dict[str, str]) -> str:
-    """`text` with its names in /dev/shm as `psm_1`, `sgl_shm_mm_2`, ... in the order in which they turn up."""
+    """`text` with its names in /dev/shm replaced by `psm_1`, `sgl_shm_mm_2`, ... in the order in which they appear.
+    `names` maps the names to their replacements, and is extended."""
     return NAME.sub(lambda match: names.setdefault(match[0], f"{match[1]}_{len(names) + 1}"), text)
 
 

@@ -22,13 +22,13 @@ from typing import Any
 from repro.lab.refused import Refused
 from repro.lab.upstream.source import Source
 
-LAZY_ANNOTATIONS = future.annotations.compiler_flag  # so that annotations need nothing passed in
+LAZY_ANNOTATIONS = future.annotations.compiler_flag  # annotations are not evaluated, so their names need not be offered
 
 
 @dataclass
 class Lifted:
-    """A module made of lifted definitions. `lines` maps each to its line in the release's file; `given` are the
-    names, of all that were offered, that the definitions really use."""
+    """A module made of lifted definitions. `lines` maps each definition to its line in the release's file. `given`
+    lists those of the offered names that the definitions really use."""
 
     source: Source
     module: ModuleType
@@ -45,9 +45,10 @@ def lift(source: Source, names: Iterable[str], offered: Mapping[str, Any], *, va
     """A new module with the definitions `names` of `source`, and the definitions of the same file that they need.
 
     A name is a function, a class, or `Class.method`. Methods are put into a class of that name whose base is
-    `offered[Class]`. A name in `offered` wins over the file's own definition. The module is registered in
-    `sys.modules`, so that lifted classes can be pickled. `variant` distinguishes two modules of the same file. Raises
-    Refused if the release lacks a name, or if it needs a name that is not offered.
+    `offered[Class]`. `offered` maps names to objects. A name in `offered` wins over the file's own definition. The
+    module is registered in `sys.modules`, so that lifted classes can be pickled. `variant` distinguishes two modules of
+    the same file. Raises Refused if the release does not define one of `names`, or if a definition needs a name that is
+    neither defined in the file nor offered.
     """
     tree = _parsed(source.text)
     wanted = list(names)
@@ -131,7 +132,8 @@ def _like(cls: ast.ClassDef, *, name: str, bases: list[ast.expr], body: list[ast
 
 
 def _closure(tree: ast.Module, nodes: list[ast.stmt], offered: set[str]) -> tuple[list[ast.stmt], set[str]]:
-    """`nodes` with the definitions of the module that they need, and the needed names that nobody defines or offers."""
+    """`nodes` together with the definitions of the module that they need; and the needed names that are neither defined
+    in the module nor offered."""
     top, todo, taken, missing = _top_level(tree), list(nodes), list(nodes), set()
     while todo:
         for name in _free_names(todo.pop()) - offered:

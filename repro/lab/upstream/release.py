@@ -25,14 +25,15 @@ PREPARES = ("prepare_1", "prepare_2")  # the functions through which the copies 
 
 
 class Release:
-    """A release's lifted code. `Release.of` makes it; in one process, the same release is the same object."""
+    """A release's lifted code. `Release.of` makes the object. In one process, there is one object for each release."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
     @classmethod
     def of(cls, name: str) -> Release:
-        """The release of that name; `installed` is the installed one. Raises Refused if there is no such release."""
+        """The release with this name; `installed` means the installed release. Raises Refused if there is no such
+        release."""
         return _made(source.name_of(name))
 
     @cached_property
@@ -46,28 +47,29 @@ class Release:
 
     @cached_property
     def tokenizer_manager(self) -> Lifted:
-        """`TokenizerManager` with the lifted `_handle_batch_request` and `_send_one_request` over our base."""
+        """`TokenizerManager` with the lifted `_handle_batch_request` and `_send_one_request`, on the kit's base
+        class."""
         return self._manager(source.read(self.name, source.TOKENIZER_MANAGER), {})
 
     @cached_property
     def prepared_tokenizer_manager(self) -> Lifted:
-        """The same, but the copies at the expansion points go through the module's `prepare_1` and `prepare_2`. Raises
-        Refused if the release has not two expansion points that share their items."""
+        """As `tokenizer_manager`, but the copies at the expansion points go through the module's `prepare_1` and
+        `prepare_2`. Raises Refused unless the release has two expansion points that share their items."""
         code = source.read(self.name, source.TOKENIZER_MANAGER)
         text = expansion.wrapped(code.text, f"sglang {self.name}", PREPARES)
         return self._manager(source.Source(code.release, code.path, text), dict.fromkeys(PREPARES, itself), "prepared")
 
     def with_the_bug_again(self, points: Collection[int] = (1, 2)) -> Lifted:
-        """The same for a fixed release, but without the fix at these expansion points. Raises Refused unless the
-        release has the fix at both."""
+        """As `tokenizer_manager`, for a fixed release, but without the fix at these expansion points. Raises Refused
+        unless the release has the fix at both points."""
         code = source.read(self.name, source.TOKENIZER_MANAGER)
         text = expansion.shared_again(code.text, f"sglang {self.name}", points)
         return self._manager(source.Source(code.release, code.path, text), {}, f"bug_at_{'_'.join(map(str, points))}")
 
     @cached_property
     def receiver(self) -> Lifted | None:
-        """`SchedulerRequestReceiver` with the lifted `_finalize_shm_features` over our base: it unwraps a request, and
-        contains a failure. None before 0.5.19, where a failure ends the scheduler."""
+        """`SchedulerRequestReceiver` with the lifted `_finalize_shm_features`, on the kit's base class. This method
+        unwraps a request, and contains a failure. None before 0.5.19: there, a failure ends the scheduler."""
         if self.name in ALL[: ALL.index(CONTAINED)]:
             return None
         functions = {name: getattr(self.mm_utils.module, name) for name in MM_UTILS if name in self.mm_utils.lines}
@@ -90,7 +92,8 @@ class Release:
             self.mm_utils.module._is_default_tensor_transport = inline
 
     def manager(self, fix: Fix) -> Lifted:
-        """The tokenizer_manager that the fix can be plugged into. Raises Refused if it cannot."""
+        """The tokenizer_manager that the fix can be plugged into. Raises Refused if the fix has a `prepare` and this
+        release has no place for it."""
         return self.prepared_tokenizer_manager if fix.prepare else self.tokenizer_manager
 
     @contextlib.contextmanager

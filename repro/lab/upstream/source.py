@@ -65,7 +65,7 @@ def read(release: str, file: str) -> Source:
     return Source(release, path, path.read_text(encoding="utf-8"))
 
 
-@functools.cache  # its metadata is a file of forty kilobytes
+@functools.cache  # each call would read the metadata, a file of forty kilobytes
 def installed_version() -> str | None:
     """The version of this Python's sglang, without importing it; None if sglang is not installed."""
     try:
@@ -104,7 +104,8 @@ def _is_whole(path: Path, name: str) -> bool:
 
 def fetch(release: str) -> None:
     """Put the files of the release into the cache. Each file is written beside its place and then renamed, so a
-    half-written file is never read."""
+    half-written file is never read. Raises Refused if the release cannot be downloaded, or if its files are damaged or
+    cannot be written."""
     place = cache_directory() / "releases"
     try:
         place.mkdir(parents=True, exist_ok=True)
@@ -115,7 +116,8 @@ def fetch(release: str) -> None:
 
 
 def _download(release: str, folder: Path) -> Path:
-    """Any wheel of the release: the files that the lab reads are the same for every Python and platform."""
+    """Download one wheel of the release into `folder`, and return its path. It may be any of the wheels: the files that
+    the lab reads are the same for every Python and platform."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
     command += ["--disable-pip-version-check", "--python-version", "3.12"]
     for platform in ("manylinux_2_34_x86_64", "manylinux_2_28_x86_64", "manylinux2014_x86_64"):

@@ -23,14 +23,14 @@ class TimeStats:
 
 @dataclass
 class SamplingParams:
-    """For `sampling_params` (sampling_params.py): only the fields that an expansion point changes."""
+    """Stands for `SamplingParams` (sampling_params.py): only the field that an expansion point changes."""
 
     max_new_tokens: int = 8
 
 
 @dataclass
 class MultimodalDataItem:
-    """For `MultimodalDataItem` (schedule_batch.py): one image, with its feature."""
+    """Stands for `MultimodalDataItem` (schedule_batch.py): one image, with its feature."""
 
     feature: Any = None
     precomputed_embeddings: Any = None
@@ -40,12 +40,12 @@ class MultimodalDataItem:
 
 @dataclass
 class MultimodalInputs:
-    """For `mm_inputs` of a request (schedule_batch.py)."""
+    """Stands for the class of a request's `mm_inputs` (schedule_batch.py)."""
 
     mm_items: list[MultimodalDataItem]
 
     def get(self, name: str, default: Any = None) -> Any:
-        """0.5.9 looks into it as into a dict."""
+        """The field `name`: 0.5.9 reads the fields as if this were a dict."""
         return getattr(self, name, default)
 
     def __getitem__(self, name: str) -> Any:
@@ -54,8 +54,8 @@ class MultimodalInputs:
 
 @dataclass
 class TokenizedGenerateReqInput:
-    """For `TokenizedGenerateReqInput` (io_struct.py): one request on its way to the scheduler. `checksums` is ours:
-    what the scheduler should find."""
+    """Stands for `TokenizedGenerateReqInput` (io_struct.py): one request on its way to the scheduler. `checksums` is a
+    field of the kit: the digests of the arrays that the scheduler has to find."""
 
     rid: str
     mm_inputs: MultimodalInputs | None = None
@@ -67,16 +67,16 @@ class TokenizedGenerateReqInput:
     checksums: list[str] = field(default_factory=list)
 
     def wrap_pickle_fields(self) -> None:
-        """Later releases pickle some fields apart; there are none here."""
+        """Later releases pickle some fields separately. This request has no such field."""
 
     def items(self) -> list[MultimodalDataItem]:
-        """The items, none for a request without an image."""
+        """The request's items; an empty list for a request without an image."""
         return self.mm_inputs.mm_items if self.mm_inputs else []
 
 
 class GenerateReqInput:
-    """For `GenerateReqInput` (io_struct.py): what the user asked for, before it is tokenized. `self[i]` is the i-th
-    prompt of the batch."""
+    """Stands for `GenerateReqInput` (io_struct.py): what the user asked for, before it is tokenized. `self[i]` is the
+    i-th prompt of the batch."""
 
     def __init__(self, rid: str | list[str], n: int, batch_size: int = 1) -> None:
         self.rid, self.parallel_sample_num, self.batch_size = rid, n, batch_size
@@ -90,16 +90,17 @@ class GenerateReqInput:
         return single
 
     def regenerate_rid(self, prefix: str | None = None) -> str:
+        """Give this request the next id, `send-0`, `send-1`, ..., and return it. (sglang's ids are random.)"""
         self.rid = f"send-{next(self.numbers)}"
         return self.rid
 
 
 class EmbeddingReqInput:
-    """For `EmbeddingReqInput` (io_struct.py): named by annotations and type checks, never made here."""
+    """Stands for `EmbeddingReqInput` (io_struct.py): named by annotations and type checks, never made here."""
 
 
 class BaseBatchReq:
-    """For `BaseBatchReq` (io_struct.py): likewise."""
+    """Stands for `BaseBatchReq` (io_struct.py): named by annotations and type checks, never made here."""
 
 
 def _nothing(*_: object, **__: object) -> None:

@@ -1,4 +1,4 @@
-"""What the lab gives the lifted `SchedulerRequestReceiver` (from 0.5.19 on) in place of the rest of sglang, and why."""
+"""The stand-ins for the lifted `SchedulerRequestReceiver` (from 0.5.19 on), each with its reason."""
 
 from __future__ import annotations
 
@@ -10,26 +10,28 @@ from repro.lab.upstream.standin_data import BaseBatchReq
 
 
 class Ranks(Protocol):
-    """The tensor-parallel ranks of one server, as one of them sees the others: `size` is how many there are."""
+    """The tensor-parallel ranks of one server, from the side of one rank. `size` is 1 for a single rank, else 2 or
+    more."""
 
     size: int
 
     def maximum(self, value: int) -> int:
-        """The largest value that any rank gives. Returns when every rank has given one."""
+        """The largest value that any rank gives. Returns when every rank has given its value."""
 
 
 class ReduceOp(Enum):
-    """For torch.distributed's: the one that the receiver names."""
+    """Stands for torch.distributed's `ReduceOp`: only the member that the receiver names."""
 
     MAX = "max"
 
 
 class MMInputsProcessError(Exception):
-    """For `MMInputsProcessError` (io_struct.py): stands in the place of a request's `mm_inputs` that cannot be read."""
+    """Stands for `MMInputsProcessError` (io_struct.py): the error that replaces a request's `mm_inputs` if these cannot
+    be read."""
 
 
 class BatchReq(BaseBatchReq):
-    """For the batched requests (io_struct.py): named by type checks, never made here."""
+    """Stands for the batched requests (io_struct.py): named by type checks, never made here."""
 
 
 class SchedulerRequestReceiver:
@@ -43,16 +45,18 @@ class SchedulerRequestReceiver:
 
 
 def barrier(group: Ranks) -> None:
-    """For torch.distributed's: the lab's ranks have waited for each other just before."""
+    """Stands for torch.distributed's `barrier`. It does nothing: the lab's ranks have waited for each other just
+    before."""
 
 
 def all_reduce(values: Any, op: ReduceOp, group: Ranks) -> None:
-    """For torch.distributed's: the tensor `values` of one element becomes the largest of all ranks."""
+    """Stands for torch.distributed's `all_reduce`. The one element of the tensor `values` becomes the largest value of
+    all ranks."""
     values[0] = group.maximum(int(values[0]))
 
 
 def get_parallel() -> SimpleNamespace:
-    """For sglang's (runtime_context.py): how the work is divided among ranks."""
+    """Stands for sglang's `get_parallel` (runtime_context.py): how the work is divided among ranks."""
     return _parallel
 
 

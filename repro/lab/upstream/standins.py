@@ -1,6 +1,7 @@
 """The stand-ins for the rest of sglang, each with its reason: a complete list.
 
-All lifted code runs as released. The code that is not sglang's is in this file and in `standin_data`, and nowhere else.
+All lifted code runs as released. The code that replaces the rest of sglang is in this file, in `standin_data` and in
+`standin_receiver`, and nowhere else.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from repro.lab.upstream import standin_receiver as receiver
 
 @dataclass(frozen=True)
 class Standin:
-    """Something of the kit in the place of something of sglang."""
+    """An object of the kit that replaces an object of sglang, and the reason for this."""
 
     value: Any
     why: str
@@ -57,7 +58,7 @@ def of_modules() -> dict[str, Standin]:
         "get_serving": asked,
         "determine_tensor_transport_mode": Standin(lambda: "cuda_ipc", "never asked: the answer is set beforehand"),
         "logger": Standin(logger, "Python's own logging, without sglang's format"),
-        "print_warning_once": Standin(logger.warning, "likewise"),
+        "print_warning_once": Standin(logger.warning, "Python's own logging, and not only once"),
         "get_bool_env_var": Standin(lambda name: False, "no switch of the environment is on"),
         "input_blocker_guard_region": Standin(nullcontext, "never entered: its switch is off"),
         "trace_get_proc_propagate_context": spans,
@@ -78,7 +79,7 @@ def of_modules() -> dict[str, Standin]:
 
 
 class ReqState:
-    """For `ReqState` (tokenizer_manager.py): one request that waits for its answer."""
+    """Stands for `ReqState` (tokenizer_manager.py): the state of one request that waits for its answer."""
 
     def __init__(self, *_: object, **__: object) -> None:
         self.time_stats = data.TimeStats()
@@ -88,7 +89,7 @@ class ReqState:
 
 
 class _NoGpuTransport:
-    """For the transports of GPU tensors: there is none here."""
+    """Stands for the transports of GPU tensors. It transports nothing."""
 
     def prepare_for_dispatch(self, things: object) -> list:
         return []
@@ -103,7 +104,7 @@ class _NoGpuTransport:
 class TokenizerManager:
     """The base of the lifted `TokenizerManager`: only the methods that `_handle_batch_request` calls on `self`.
 
-    `requests` are the tokenized requests, one a prompt; `send_to_scheduler` is a real ZMQ socket.
+    `requests` are the tokenized requests, one for each prompt. `send_to_scheduler` has the method `send_pyobj`.
     """
 
     req_state_class = ReqState
@@ -124,7 +125,7 @@ class TokenizerManager:
     def _init_req_state(self, obj: data.GenerateReqInput, *_: object) -> None:
         self.rid_to_state[obj.rid] = ReqState()
 
-    _req_stats_init = _init_req_state  # its name until 0.5.10.post1
+    _req_stats_init = _init_req_state  # the method's name until 0.5.10.post1
 
     def _init_child_req_state(self, logical_rid: str, obj: data.GenerateReqInput) -> None:
         self._init_req_state(obj)
