@@ -175,7 +175,7 @@ def test_the_grade_of_a_wrong_and_of_a_right_fix(lab, page):
         exercise = page.locator(".jp-CodeCell", has_text=re.compile(r"def prepare\(request")).first
         exercise.locator(".cm-content").click()
         page.keyboard.press("Control+A")
-        page.keyboard.insert_text(text + "\n\nfrom fixed.clinic.exercise import grade\ngrade(prepare).passed\n")
+        page.keyboard.insert_text(text + "\n\nfrom fixed.exercises.grade import grade\ngrade(prepare).passed\n")
         page.keyboard.press("Control+Enter")
         wait_until_idle(page, 60)
         assert exercise.locator(".jp-OutputArea-output").last.inner_text().strip() == str(expected)

@@ -12,9 +12,9 @@ from xml.etree import ElementTree
 import pytest
 
 from fixed.clinic.battery import examine
-from fixed.clinic.exercise import grade
 from fixed.designs import COPIES, DESIGNS, ONE_SEGMENT, WARM_SEGMENTS, Design, shm_names
 from fixed.detach import detach
+from fixed.exercises.grade import grade
 from fixed.mutants import AS_RELEASED, MUTANTS
 from fixed.orders.judged import MOST_SENDS, judge
 from fixed.orders.protocols import of_design

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fixed.exercises.exercise import NOT_YET, PASSED, Exercise, Told
-from repro.lab.teaching.grade import grade
+from fixed.exercises.grade import grade
 
 TEMPLATE = '''"""Exercise of notebook 05: write the fix of #24231.
 
