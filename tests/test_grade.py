@@ -266,7 +266,7 @@ def test_a_right_way_passes_at_its_price(prepare, copied):
     result = grade(prepare)
     assert (result.passed, result.verdict, result.faults) == (True, "survived", [])
     assert (result.copied, result.shared) == (copied, copied == 0)
-    assert ("Right, but dear" in result.hint) == (copied > 0)
+    assert ("Right, but costly" in result.hint) == (copied > 0)
     assert f"{copied:,} bytes" in repr(result)
 
 

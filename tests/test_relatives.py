@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import json
 import os
 import random
@@ -17,6 +18,7 @@ from fixed import bootstrap_room
 from repro.lab import cases, drill
 from repro.lab.cases.stage import Stage
 from repro.lab.cases.table import CASES
+from repro.lab.drill import __main__ as drill_command
 from repro.lab.drill.shown import Shown, shown
 from repro.lab.lifted import make_request, run
 from repro.lab.places import SHM
@@ -258,6 +260,16 @@ def test_the_drill_at_a_terminal(answers, status, told):
     assert (run.returncode, run.stderr) == (status, "")
     assert told in run.stdout
     assert "tokenizer  create  /psm_1  request" in run.stdout
+
+
+def test_at_a_terminal_a_wrong_number_is_asked_for_again(monkeypatch, capsys):
+    terminal = io.StringIO("\nbanana\n11\n3\n")
+    terminal.isatty = lambda: True
+    monkeypatch.setattr("sys.stdin", terminal)
+    assert drill_command.typed("the cause", drill.CAUSES) == 3
+    told = capsys.readouterr().out
+    assert told.count("the cause, a number: ") == 4
+    assert "'banana' is no answer: give a number from 1 to 10" in told
 
 
 @pytest.mark.parametrize(

@@ -32,23 +32,31 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def asked(dealt: Deal, answer: Sequence[str] | None) -> int:
     """Show the case, take the answer, and print what speaks for and against it. Returns 0 if the answer is right, else
-    1. Raises Refused if the answer is not two valid numbers, and EOFError if the reader leaves."""
+    1. Raises Refused if `answer` is not two valid numbers, and EOFError if the reader leaves."""
     if answer:
         cause, first = number(answer[0], CAUSES), number(answer[1], FIRSTS)
     print(f"seed {dealt.seed}\n\n{dealt}\n\ncauses\n{numbered(CAUSES)}\n\nfirst things to do\n{numbered(FIRSTS)}\n")
     if not answer:
-        cause, first = number(typed("the cause"), CAUSES), number(typed("the first thing to do"), FIRSTS)
+        cause, first = typed("the cause", CAUSES), typed("the first thing to do", FIRSTS)
     print("\n".join(dealt.judged(cause, first)))
     return int(not dealt.is_right(cause, first))
 
 
-def typed(what: str) -> str:
-    """A line that the reader types, after the question for `what`. Raises EOFError if the input has ended."""
-    print(f"{what}, a number: ", end="", flush=True)
-    line = sys.stdin.readline()
-    if not line:
-        raise EOFError
-    return line.strip()
+def typed(what: str, choices: Sequence[str]) -> int:
+    """The number of a choice that the reader types, after the question for `what`. At a terminal, the question is asked
+    again if the answer is no such number. Raises EOFError if the input has ended, and Refused for a wrong answer in a
+    pipe."""
+    while True:
+        print(f"{what}, a number: ", end="", flush=True)
+        line = sys.stdin.readline()
+        if not line:
+            raise EOFError
+        try:
+            return number(line.strip(), choices)
+        except Refused as refusal:
+            if not sys.stdin.isatty():
+                raise
+            print(refusal)
 
 
 def number(text: str, choices: Sequence[str]) -> int:

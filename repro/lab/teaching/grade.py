@@ -174,7 +174,7 @@ def _priced(copied: int) -> str:
     if not copied:
         return RIGHT
     return (
-        f"Right, but dear: each send copies {copied:,} bytes of pixels that nobody changes, and wrapping copies them "
+        f"Right, but costly: each send copies {copied:,} bytes of pixels that nobody changes, and wrapping copies them "
         "into a segment anyway. Own the item, share the tensor."
     )
 
