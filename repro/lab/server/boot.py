@@ -90,7 +90,7 @@ def launch(given: Mapping[str, Any], port: int) -> None:
     sys.argv = [MODULE, *command_line(given), "--host", LOOPBACK, "--port", str(port)]
     print("$ python -m", *sys.argv, flush=True)
     with contextlib.suppress(KeyboardInterrupt):
-        runpy.run_module(MODULE, run_name="__main__")  # its `finally` ends the scheduler and the detokenizer
+        runpy.run_module(MODULE, run_name="__main__", alter_sys=True)  # its `finally` ends the scheduler and the detokenizer
     for child in multiprocessing.active_children():
         child.join()
 
