@@ -72,13 +72,23 @@ def chosen(found: Sequence[Path], only: Sequence[str]) -> list[Path]:
     return begin
 
 
+def in_a_client(path: Path) -> NotebookNode:
+    """Run the notebook at `path` by nbclient, without a browser, and return it. Raises as `checked` does."""
+    notebook = cleared(nbformat.read(path, as_version=4))
+    surroundings = {"metadata": {"path": str(path.parent)}}
+    NotebookClient(notebook, timeout=CELL_LIMIT, resources=surroundings, coalesce_streams=True).execute()
+    return checked(notebook, path.name)
+
+
 @functools.cache
-def executed(path: Path) -> NotebookNode:
-    """Run the notebook at `path` from clean, in its own folder, and return it. A second call returns the first result.
-    A Chinese notebook is not run: it has the code of the English notebook, and gets its outputs. Raises
-    CellExecutionError if a cell fails unexpectedly, or if a cell that must fail does not fail."""
+def executed(path: Path, run: Callable[[Path], NotebookNode] = in_a_client) -> NotebookNode:
+    """Run the notebook at `path` from clean by `run`, and return it. A second call returns the first result. A Chinese
+    notebook is not run: it has the code of the English notebook, and gets its outputs. Raises CellExecutionError if a
+    cell fails unexpectedly, or if a cell that must fail does not fail."""
     english = path.with_name(path.name.replace(CHINESE, ""))
-    return _run(path) if path == english else translated(nbformat.read(path, as_version=4), executed(english))
+    if path == english:
+        return run(path)
+    return translated(nbformat.read(path, as_version=4), executed(english, run))
 
 
 def translated(chinese: NotebookNode, run: NotebookNode) -> NotebookNode:
@@ -92,17 +102,28 @@ def translated(chinese: NotebookNode, run: NotebookNode) -> NotebookNode:
     return chinese
 
 
-def _run(path: Path) -> NotebookNode:
-    notebook = nbformat.read(path, as_version=4)
+def cleared(notebook: NotebookNode) -> NotebookNode:
+    """Return `notebook` without outputs. Changes it in place."""
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
-    surroundings = {"metadata": {"path": str(path.parent)}}
-    NotebookClient(notebook, timeout=CELL_LIMIT, resources=surroundings, coalesce_streams=True).execute()
+    return notebook
+
+
+def checked(notebook: NotebookNode, name: str) -> NotebookNode:
+    """Return `notebook`, which has been run. Raises CellExecutionError, with the notebook's name and the cell's number,
+    if a cell failed without the tag `raises-exception`, if a cell with this tag did not fail, or if a cell has not been
+    run."""
     for number, cell in enumerate(notebook.cells):
-        failed = any(output.output_type == "error" for output in cell.get("outputs", []))
-        if "raises-exception" in tags(cell) and not failed:
-            raise CellExecutionError(f"{path.name}, cell {number} was to raise and did not", "NothingRaised", "")
+        errors = [output for output in cell.get("outputs", []) if output.output_type == "error"]
+        meant = "raises-exception" in tags(cell)
+        if errors and not meant:
+            ename, evalue, trace = errors[0].ename, errors[0].evalue, "\n".join(errors[0].traceback)
+            raise CellExecutionError(f"{name}, cell {number} failed: {ename}: {evalue}\n{trace}", ename, evalue)
+        if meant and not errors:
+            raise CellExecutionError(f"{name}, cell {number} was to raise and did not", "NothingRaised", "")
+        if cell.cell_type == "code" and cell.execution_count is None:
+            raise CellExecutionError(f"{name}, cell {number} has not been run", "NotRun", "")
     return notebook
 
 

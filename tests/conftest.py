@@ -27,6 +27,7 @@ from repro.lab.lifted.pool import pool  # noqa: E402
 from repro.lab.refused import Refused  # noqa: E402
 from repro.lab.upstream import source  # noqa: E402
 from tests import machine, scenes  # noqa: E402
+from tests.browser import chromium  # noqa: E402
 
 SURVIVABLE = ["n = 1", "another image", "text only, n = 4"]
 BOOTS = {
@@ -134,6 +135,13 @@ def no_temporary_folder_left():
     yield
     pool.close()
     machine.wait_for(lambda: not list(Path(FOLDER).glob("shm-kit-*")), 5, f"folders to go, of {os.listdir(FOLDER)}")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Headless Chromium."""
+    with chromium() as browser:
+        yield browser
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,8 @@
-"""The notebooks run from top to bottom, print what they printed before, and open and close alike."""
+"""The notebooks run from top to bottom in JupyterLab, print what they printed before, and open and close alike."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import itertools
 import os
@@ -21,7 +22,7 @@ from repro.lab.teaching.inline import Picture
 from repro.lab.teaching.transcript import numbered
 from scripts import notebooks
 from tests import machine
-from tests.browser import CHROMIUM, FLAGS, needed
+from tests.browser import CHROMIUM, check_what_is_kept, jupyterlab, needed, run_in_lab
 
 COLORS = """[getComputedStyle(document.body).backgroundColor,
              getComputedStyle(document.querySelector('p, li')).color]"""
@@ -38,16 +39,36 @@ BOOTS = [pytest.mark.engine]  # what a notebook needs besides a long run
 NEEDS = [pytest.param(path, marks=BOOTS if path.name.startswith(("00", "07")) else []) for path in PATHS]
 
 
+@pytest.fixture(scope="module")
+def run(request, tmp_path_factory):
+    """What runs a notebook, each of them once: JupyterLab in a real browser, which first shows what the notebook keeps.
+    On a machine without chromium, or with `-m "not browser"`: nbclient."""
+    if CHROMIUM is None or "not browser" in request.config.option.markexpr:
+        yield notebooks.executed
+        return
+    context = request.getfixturevalue("browser").new_context(viewport={"width": 1280, "height": 900})
+    context.set_default_timeout(60_000)
+    with jupyterlab(tmp_path_factory.mktemp("lab")) as lab:
+
+        def in_the_browser(path: Path) -> nbformat.NotebookNode:
+            with contextlib.closing(context.new_page()) as page:
+                place = path.relative_to(notebooks.FOLDER).as_posix()
+                return run_in_lab(page, lab, place, before=lambda: check_what_is_kept(page, path))
+
+        yield lambda path: notebooks.executed(path, in_the_browser)
+    context.close()
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("path", NEEDS, ids=IDS)
-def test_runs_and_says_what_it_said(path):
+def test_runs_and_says_what_it_said(path, run):
     if path.name.startswith("09"):
         try:
             small_shm.namespace(1)
         except Refused as refusal:
             pytest.skip(str(refusal))
     kept = notebooks.compared(nbformat.read(path, as_version=4))
-    for old, new in zip(kept, notebooks.compared(copy.deepcopy(notebooks.executed(path))), strict=True):
+    for old, new in zip(kept, notebooks.compared(copy.deepcopy(run(path))), strict=True):
         assert new == old
 
 
@@ -200,10 +221,10 @@ def test_the_words_are_the_houses():
 
 
 @pytest.fixture(scope="module")
-def book(tmp_path_factory):
+def book(tmp_path_factory, run):
     """The exported book."""
     folder = tmp_path_factory.mktemp("book")
-    notebooks.book(folder)
+    notebooks.book(folder, run)
     return folder
 
 
@@ -226,30 +247,26 @@ def test_the_book_is_whole_and_needs_no_network(book):
 @needed
 @pytest.mark.parametrize("width", [1920, 360])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_book_is_readable(book, width, scheme):
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        asked = []
-        page.on("request", lambda request: asked.append(request.url))
-        for path in sorted(book.glob("*.html")):
-            page.goto(path.as_uri())
-            assert page.evaluate("document.documentElement.scrollWidth") <= width + 1, path.name
-            assert page.evaluate("[...document.images].every(image => image.naturalWidth > 0)"), path.name
-            back, ink = page.evaluate(COLORS)
-            assert abs(_light(back) - _light(ink)) > 120, (path.name, back, ink)
-            assert (_light(back) > 128) == (scheme == "light"), path.name
-            assert not page.evaluate(CUT), path.name
-            assert all(_contrast(back, color) > 4.5 for color in page.evaluate(CODE)), path.name
-            narrowest = page.evaluate(
-                "Math.min(1, ...[...document.querySelectorAll('.jp-OutputArea-output > svg')]"
-                ".map(one => one.getBoundingClientRect().width / one.viewBox.baseVal.width))"
-            )
-            assert narrowest > 0.95, path.name  # a picture is not made smaller than it can be read: it scrolls
-        assert not [url for url in asked if not url.startswith(("file:", "data:"))]
-        browser.close()
+def test_the_book_is_readable(book, browser, width, scheme):
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    for path in sorted(book.glob("*.html")):
+        page.goto(path.as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") <= width + 1, path.name
+        assert page.evaluate("[...document.images].every(image => image.naturalWidth > 0)"), path.name
+        back, ink = page.evaluate(COLORS)
+        assert abs(_light(back) - _light(ink)) > 120, (path.name, back, ink)
+        assert (_light(back) > 128) == (scheme == "light"), path.name
+        assert not page.evaluate(CUT), path.name
+        assert all(_contrast(back, color) > 4.5 for color in page.evaluate(CODE)), path.name
+        narrowest = page.evaluate(
+            "Math.min(1, ...[...document.querySelectorAll('.jp-OutputArea-output > svg')]"
+            ".map(one => one.getBoundingClientRect().width / one.viewBox.baseVal.width))"
+        )
+        assert narrowest > 0.95, path.name  # a picture is not made smaller than it can be read: it scrolls
+    assert not [url for url in asked if not url.startswith(("file:", "data:"))]
+    page.close()
 
 
 def _contrast(one: str, other: str) -> float:

@@ -39,8 +39,8 @@ def bootstrap_room(stage: Stage) -> Run:
 
 
 def missing_barrier(stage: Stage) -> Run:
-    """Rank 0 does not wait for rank 1, which is late by 0.3 seconds."""
-    return stage.run(n=1, ranks=2, barrier=False, late=0.3, release=LAST)
+    """Rank 0 does not wait for rank 1, which is late by one second."""
+    return stage.run(n=1, ranks=2, barrier=False, late=1.0, release=LAST)
 
 
 def full(stage: Stage) -> Run:
