@@ -90,7 +90,8 @@ def launch(given: Mapping[str, Any], port: int) -> None:
     sys.argv = [MODULE, *command_line(given), "--host", LOOPBACK, "--port", str(port)]
     print("$ python -m", *sys.argv, flush=True)
     with contextlib.suppress(KeyboardInterrupt):
-        runpy.run_module(MODULE, run_name="__main__", alter_sys=True)  # its `finally` ends the scheduler and the detokenizer
+        # Its `finally` ends the scheduler and the detokenizer. `alter_sys`: a plugin's hooks must find this `__main__`.
+        runpy.run_module(MODULE, run_name="__main__", alter_sys=True)
     for child in multiprocessing.active_children():
         child.join()
 
