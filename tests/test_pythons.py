@@ -47,3 +47,18 @@ def test_a_command_says_what_it_can_do(version, command):
     run = alone(version, *command.split(), "--help")
     assert (run.returncode, run.stderr) == (0, "")
     assert re.match("usage: ", run.stdout)
+
+
+@pytest.mark.parametrize("command", ["repro.lab", "repro.lab.drill", "fixed.lab", "fixed.clinic", "fixed.exercises"])
+@pytest.mark.parametrize("version", PROMISED)
+def test_a_command_that_needs_packages_says_so_in_one_line(version, command):
+    run = alone(version, "-m", command)
+    assert (run.returncode, run.stdout) == (2, "")
+    assert re.fullmatch(rf"{command}: \S+ has no zmq: run `make demo` once, .*\n", run.stderr)
+
+
+@pytest.mark.parametrize("version", PROMISED)
+def test_an_import_without_packages_says_so_in_its_error(version):
+    run = alone(version, "-c", "import repro.lab.lifted")
+    assert run.returncode == 1
+    assert run.stderr.splitlines()[-1].endswith("use .venv/bin/python")

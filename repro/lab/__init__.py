@@ -13,7 +13,7 @@ teaching   what notebooks call: show, step, check a prediction, grade
 
 `__main__` makes one experiment, `trigger_table` says when sglang crashes, `doctor` says what is wrong with this
 machine. All rooms stand on the ground: `terminal` (options, tables, progress), `releases` (facts), `registry` (from
-where packages are installed; it reads `configured`), `places`, `folders`, `limits`, `refused`.
+where packages are installed; it reads `configured`), `packages`, `places`, `folders`, `limits`, `refused`.
 
 `teaching` and the commands use both ways. Both ways write evidence. No import leads from `engine` to `lifted` or back.
 `docs/architecture.md` follows one request through both ways.
