@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import tempfile
 from argparse import Namespace
 from pathlib import Path
@@ -51,7 +52,9 @@ ORDER = ["engine", "test_notebooks", "test_clinic", "test_designs", "test_browse
 
 
 def pytest_configure(config):
-    """Temporary files go into the suite's own folder; so does a ledger of the names that it makes, if it needs one."""
+    """Temporary files go into the suite's own folder; so does a ledger of the names that it makes, if it needs one. A
+    suite that a script has started with `&` ignores SIGINT, and so would its children, which tests interrupt."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
     tempfile.tempdir = os.environ["TMPDIR"] = FOLDER
     if not PRIVATE:

@@ -291,3 +291,17 @@ def test_fifty_runs_in_which_anything_goes_wrong(short_path):
     wrong = {what: told[what] for what in ("hung", "left", "wrong", "touched", "threads", "folders", "last")}
     assert wrong == {what: [] for what in wrong}
     assert os.listdir(short_path) == []
+
+
+IN_THE_BACKGROUND = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+words = "-m pytest -q -p no:cacheprovider tests/test_endings.py -k ctrl_c_waits".split()
+os.execv(sys.executable, [sys.executable, *words])
+"""
+
+
+def test_a_suite_that_was_started_in_the_background_of_a_script_can_interrupt_its_children():
+    run = machine.command("-c", IN_THE_BACKGROUND)
+    assert run.returncode == 0, run.stdout
+    assert "1 passed" in run.stdout

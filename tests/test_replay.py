@@ -46,13 +46,23 @@ def token(result) -> replay.Token:
     return replay.token([], result.verdict.release, result.events)
 
 
+def made_again(recorded, order, **fields):
+    """The run in that order again. On a busy machine the tokenizer may learn of a death earlier than in the record, and
+    its acts then end earlier. That is tried again, twice at most."""
+    for _ in range(3):
+        again = made(order, **fields)
+        if len(acts(again)) >= len(acts(recorded)) or acts(again) != acts(recorded)[: len(acts(again))]:
+            break
+    return again
+
+
 @pytest.mark.parametrize("race", RACES)
 def test_the_same_acts_come_in_the_same_order(race):
     recorded = made(**RACES[race])
     order = replay.Token.parse(str(token(recorded))).order
     assert len(order) == len(acts(recorded)) > 10
     for _ in range(10 if race == next(iter(RACES)) else TIMES):
-        again = made(order, **RACES[race])
+        again = made_again(recorded, order, **RACES[race])
         assert acts(again) == acts(recorded)
         assert replay.digest(again.events) == token(recorded).digest
 

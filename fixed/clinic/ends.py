@@ -35,7 +35,7 @@ SITUATIONS = {"scheduler killed": "exits", "server killed": "by_sglang"}  # situ
 ALL = (AS_RELEASED, *DESIGNS, *MUTANTS)
 LIMIT = 300.0  # seconds
 MEBIBYTES, SIZE, N = 64, 1120, 8  # Docker's default; an image's side in pixels (a feature of 30 MB), and its samples
-SLOW = ["--ranks", "2", "--late", "0.3"]  # slow consumers, as real ones are: so segments pile up
+SLOW = ["--ranks", "2", "--late", "0.6"]  # slow consumers, as real ones are: so segments pile up
 
 
 def leaked(ending: str, designs: Sequence[Design] = ALL) -> dict[str, int]:
