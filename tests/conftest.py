@@ -147,6 +147,15 @@ def browser():
         yield browser
 
 
+@pytest.fixture(scope="module")
+def context(browser):
+    """One cache for all pages, so that JupyterLab is loaded once."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    context.set_default_timeout(60_000)
+    yield context
+    context.close()
+
+
 @pytest.fixture(scope="session")
 def host(request):
     """A process that has imported sglang, for all the engines of this session. `make check` has none."""

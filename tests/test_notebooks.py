@@ -46,8 +46,7 @@ def run(request, tmp_path_factory):
     if CHROMIUM is None or "not browser" in request.config.option.markexpr:
         yield notebooks.executed
         return
-    context = request.getfixturevalue("browser").new_context(viewport={"width": 1280, "height": 900})
-    context.set_default_timeout(60_000)
+    context = request.getfixturevalue("context")
     with jupyterlab(tmp_path_factory.mktemp("lab")) as lab:
 
         def in_the_browser(path: Path) -> nbformat.NotebookNode:
@@ -56,7 +55,6 @@ def run(request, tmp_path_factory):
                 return run_in_lab(page, lab, place, before=lambda: check_what_is_kept(page, path))
 
         yield lambda path: notebooks.executed(path, in_the_browser)
-    context.close()
 
 
 @pytest.mark.long

@@ -24,6 +24,11 @@ class Told:
     text: str
 
 
+def not_yet(what: str, hint: str) -> Told:
+    """The grade of an attempt that is not right yet: what is wrong, and the next hint."""
+    return Told(NOT_YET, f"not yet: {what}\nhint: {hint}")
+
+
 @dataclass(frozen=True)
 class Exercise:
     """An exercise of a notebook. `template` is the text of the file that the reader starts with. `function` is the name

@@ -8,7 +8,7 @@ from typing import Any
 from fixed.clinic import examine, price
 from fixed.clinic.battery import requests
 from fixed.designs import PURE_WRAP, Design
-from fixed.exercises.exercise import NOT_YET, PASSED, Exercise, Told
+from fixed.exercises.exercise import PASSED, Exercise, Told, not_yet
 from repro.lab.lifted import run
 
 WRAP = "sglang.srt.managers.mm_utils.wrap_shm_features"
@@ -39,14 +39,14 @@ def judge(my_wrap: Callable[..., Any]) -> Told:
     """Return the grade of `my_wrap`: what is wrong, with a hint, or a pass with the number of copies."""
     design = Design("my_wrap", hooks={WRAP: my_wrap})
     if run(requests(), n=N, fix=design, timeout=LIMIT).verdict.outcome == "hung":
-        return _not_yet(f"a request with n = {N} was not sent within {LIMIT:g} s", "Look for a loop that has no end.")
+        return not_yet(f"a request with n = {N} was not sent within {LIMIT:g} s", "Look for a loop that has no end.")
     health = examine(design)
     if health.crashed:
-        return _not_yet(f"the scheduler died of {health.crashed}", CRASHED)
+        return not_yet(f"the scheduler died of {health.crashed}", CRASHED)
     if health.wrong:
-        return _not_yet(health.wrong[0], RAISED if health.wrong[0].startswith("refused") else WRONG)
+        return not_yet(health.wrong[0], RAISED if health.wrong[0].startswith("refused") else WRONG)
     if not health.correct:
-        return _not_yet(f"every order: {health.orders}", ORDERS)
+        return not_yet(f"every order: {health.orders}", ORDERS)
     paid = price(design, N, SIZE, rounds=1)
     lines = [
         "passed: the battery finds no fault",
@@ -54,10 +54,6 @@ def judge(my_wrap: Callable[..., Any]) -> Told:
         f"hint: {ONE_PLACE if paid.shm_peak_bytes else INLINE}",
     ]
     return Told(PASSED, "\n".join(lines))
-
-
-def _not_yet(what: str, hint: str) -> Told:
-    return Told(NOT_YET, f"not yet: {what}\nhint: {hint}")
 
 
 HOOK = Exercise(

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from fixed.exercises.exercise import NOT_YET, PASSED, Exercise, Told
+from fixed.exercises.exercise import PASSED, Exercise, Told, not_yet
 from fixed.orders import explore, lanes, protocols
 from fixed.orders.explorer import CANNOT_OPEN, LEFT, Explored
 from fixed.orders.protocols import Step, sends_of
@@ -30,6 +30,7 @@ def mine(n):
         steps += [link(name), register(name)]
     return in_turn(n, lambda number: [] if number else steps, lambda number: n - number)
 '''
+UNEXPLORED = "it cannot be explored"
 HINTS = {
     CANNOT_OPEN: "A send carries a name that is not there. Make each name before the first send that carries it.",
     LEFT: "Look for the name that is left. Which line made the name, and had the tracker heard of the name by then?",
@@ -44,14 +45,14 @@ def judge(mine: Callable[[int], Any]) -> Told:
         try:
             wrong, explored = within(LIMIT, partial(_explored, mine, n))
         except TimeoutError:
-            return _not_yet(f"mine({n}) did not end within {LIMIT:g} s. Look for a loop that has no end.")
+            return not_yet(UNEXPLORED, f"mine({n}) did not end within {LIMIT:g} s. Look for a loop that has no end.")
         except BaseException as error:  # SystemExit, too
-            return _not_yet(f"mine({n}) raised {type(error).__name__}: {error}.")
+            return not_yet(UNEXPLORED, f"mine({n}) raised {type(error).__name__}: {error}.")
         if wrong:
-            return _not_yet(f"mine({n}): {wrong}")
+            return not_yet(UNEXPLORED, f"mine({n}): {wrong}")
         if not explored.right:
             hint = next((words for kind, words in HINTS.items() if explored.verdict.startswith(kind)), "")
-            return Told(NOT_YET, "\n".join(["not yet: " + "\n".join(lanes.told(explored)), f"hint: {hint}"]))
+            return not_yet("\n".join(lanes.told(explored)), hint)
         found.append(explored)
     orders, peak = sum(each.orders for each in found), max(each.peak for each in found)
     lines = [f"passed: right in all of {orders:,} orders", f"price: {peak} {'segment' if peak == 1 else 'segments'}"]
@@ -74,10 +75,6 @@ def _explored(mine: Callable[[int], Any], n: int) -> tuple[str, Explored | None]
         if step.what == "await" and step.send > out:
             return f"It waits for {step.send} answers after {out} sends: it would wait for ever.", None
     return "", explore(replace(protocols.REGISTERED_LATE, name="mine", program=mine), n=n, ranks=2)
-
-
-def _not_yet(hint: str) -> Told:
-    return Told(NOT_YET, f"not yet: it cannot be explored\nhint: {hint}")
 
 
 PROTOCOL = Exercise("protocol", "08_every_order.ipynb", "mine", TEMPLATE, judge)

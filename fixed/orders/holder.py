@@ -253,8 +253,7 @@ class Holder:
         place = self.places[who]
         self._until(lambda: place.asks or place.gone, f"{who} to ask")
         if not place.asks:
-            self._read_last_words(0)
-            raise Differs(": ".join(["the process is gone", *self.last_words]))
+            raise self._differs("the process is gone")
         return place
 
     def _kill(self, places: Sequence[Place]) -> None:
@@ -284,12 +283,16 @@ class Holder:
         self.last_words = text.decode(errors="replace").splitlines()[-1:] or self.last_words
         return bool(text)
 
+    def _differs(self, what: str) -> Differs:
+        """The error that says what is wrong, and the last line that the processes have printed."""
+        self._read_last_words(0)
+        return Differs(": ".join([what, *self.last_words]))
+
     def _until(self, condition: Any, what: str) -> None:
         until = time.monotonic() + LIMIT
         while not condition():
             if time.monotonic() > until:
-                self._read_last_words(0)
-                raise Differs(": ".join([f"waited {LIMIT:g} s for {what}", *self.last_words]))
+                raise self._differs(f"waited {LIMIT:g} s for {what}")
             self._hear()
 
     def _hear(self) -> None:

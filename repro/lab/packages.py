@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Iterable
 
 from repro.lab.places import ROOT
+
+
+def missing(names: Iterable[str]) -> list[str]:
+    """Those of these modules that this Python does not have."""
+    return [name for name in names if importlib.util.find_spec(name) is None]
 
 
 def require(*names: str) -> None:
     """Return if this Python has these packages. Otherwise, raises ModuleNotFoundError, whose message has the way out.
     A command of the kit (`python -m repro.lab`) prints the message and exits with status 2: its packages are imported
     before its main function, which could catch an error."""
-    missing = [name for name in names if importlib.util.find_spec(name) is None]
-    if not missing:
+    lacking = missing(names)
+    if not lacking:
         return
-    told = f"{sys.executable} has no {', '.join(missing)}: run `make demo` once, then use .venv/bin/python"
+    told = f"{sys.executable} has no {', '.join(lacking)}: run `make demo` once, then use .venv/bin/python"
     command = _module_that_runs()
     if not command or not (ROOT / command.partition(".")[0]).is_dir():
-        raise ModuleNotFoundError(told, name=missing[0])
+        raise ModuleNotFoundError(told, name=lacking[0])
     print(f"{command}: {told}", file=sys.stderr)
     raise SystemExit(2)
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 import sys
 import tempfile
 import warnings
 from pathlib import Path
 
+from repro.lab import packages
 from repro.lab.machine import surroundings
 from repro.lab.places import SHM
 from repro.lab.refused import Refused
@@ -33,11 +33,11 @@ def require_linux() -> None:
 
 def require_parts() -> None:
     """Raise Refused if a package that the engine needs is not installed here."""
-    missing = [package for module, package in PARTS.items() if importlib.util.find_spec(module) is None]
-    if missing:
+    lacking = [PARTS[module] for module in packages.missing(PARTS)]
+    if lacking:
         here = surroundings.here()
         way_out = "run `make demo`, or use .venv/bin/python" if here is surroundings.CPU else here.mend
-        raise Refused(f"{sys.executable} has no {', '.join(missing)}", way_out)
+        raise Refused(f"{sys.executable} has no {', '.join(lacking)}", way_out)
 
 
 def whole(path: Path, option: str) -> Path:
