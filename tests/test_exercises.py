@@ -114,7 +114,8 @@ def test_fails_unsolved_and_passes_solved(exercise, tmp_path):
     ],
 )
 def test_each_wrong_protocol_has_a_hint(text, said, tmp_path, monkeypatch):
-    monkeypatch.setattr("fixed.exercises.protocol.LIMIT", 0.5)
+    if text == ENDLESS:  # the others have to end by themselves, also on a busy machine
+        monkeypatch.setattr("fixed.exercises.protocol.LIMIT", 0.5)
     told = graded(tmp_path, "protocol", text)
     assert told.status == NOT_YET
     assert said in told.text
